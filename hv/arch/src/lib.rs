@@ -1,0 +1,17 @@
+//! The words that the parts of the hypervisor share: registers, segments, events, exits, guest memory.
+//!
+//! Nothing here touches hardware. The vendor modules of `monovisor-cpu` decode VMX and SVM state into these
+//! types, the instruction emulator and the policy in `monovisor-hv` work on them alone, and so both are tested
+//! on the host. Names are those of the Intel SDM.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod event;
+pub mod exit;
+pub mod memory;
+pub mod state;
+
+pub use event::{Event, EventKind, vector};
+pub use exit::{EntryFailure, Exit, InstructionBytes, IoExit, MemoryAccess, MemoryExit, StringIo};
+pub use memory::{GuestMemory, MemoryError};
+pub use state::{Control, CpuMode, DescriptorTable, Gpr, Segment, SegmentName, Vcpu, VcpuState};
