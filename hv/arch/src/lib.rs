@@ -8,6 +8,7 @@
 
 pub mod event;
 pub mod exit;
+pub mod layout;
 pub mod memory;
 pub mod state;
 
