@@ -99,7 +99,8 @@ pub enum Exit {
     Invalidate,
     /// RDPMC.
     ReadPerformanceCounter,
-    /// The guest can take an interrupt now and a window had been asked for.
+    /// The guest can take an interrupt now and a window had been asked for, or its task priority fell below the
+    /// threshold asked for.
     InterruptWindow,
     /// The guest can take an NMI now and a window had been asked for.
     NmiWindow,
@@ -113,6 +114,8 @@ pub enum Exit {
     UndefinedInstruction,
     /// The guest's write to a control register breaks a rule: #GP(0).
     ControlFault,
+    /// A task switch through a TSS or a task gate (VMX; SVM runs it in hardware).
+    TaskSwitch,
     /// A physical machine check happened in guest mode.
     MachineCheck,
     /// The CPU refused the VM entry.

@@ -279,6 +279,16 @@ pub trait Vcpu: VcpuState {
     /// Asks for an `NmiWindow` exit as soon as `nmi_ready` holds.
     fn set_nmi_window(&mut self, on: bool);
 
+    /// Task priority as the guest's MOV CR8 last set it, in the local APIC's TPR format (class in bits 7:4).
+    fn tpr(&self) -> u8;
+
+    /// Sets the task priority that CR8 reads, after a change through the local APIC's own register.
+    fn set_tpr(&mut self, value: u8);
+
+    /// Asks for an `InterruptWindow` exit when the guest's CR8 drops below `class` (1 to 15), the priority class of an
+    /// interrupt that only the task priority holds back; 0 asks for none.
+    fn set_tpr_threshold(&mut self, class: u8);
+
     /// A guest MSR that the CPU switches or that lives in the VMCS/VMCB (EFER, PAT, FS_BASE, STAR, SYSENTER_* …).
     fn guest_msr(&self, index: u32) -> Option<u64>;
 
