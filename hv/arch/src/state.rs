@@ -301,6 +301,10 @@ pub trait Vcpu: VcpuState {
     /// Sets guest XCR0; the caller has checked the value.
     fn set_xcr0(&mut self, value: u64);
 
+    /// The guest's extended state as XSAVE lays it out in its standard form (SDM vol. 1, 13.4): at least the legacy
+    /// region of 512 bytes, as it was at the last exit.
+    fn extended_state(&self) -> &[u8];
+
     /// Guest TSC = host TSC + offset, modulo 2^64.
     fn set_tsc_offset(&mut self, offset: u64);
 
