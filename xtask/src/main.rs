@@ -1,2 +1,63 @@
-//! TODO.
-fn main() {}
+//! `cargo xtask`: builds Monovisor, runs it in emulators, talks to it, tests and measures it.
+#![forbid(unsafe_code)]
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use xtask::{process, pull, qmp, run, setup};
+
+/// Build, run, test and measure Monovisor, a bare-metal hypervisor managed by QMP.
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Subcommand, Debug)]
+enum Subcommands {
+    /// Install the Debian packages that running and testing take, or say which are missing
+    Setup(setup::Options),
+    /// Build, pack and boot a rig in an emulator: console on the terminal, QMP on a socket
+    #[command(after_help = "\
+Examples:
+  cargo xtask run                              a tiny kernel of our own, in QEMU
+  cargo xtask run --guest linux                Debian's cloud kernel to a shell
+  cargo xtask run --board bochs --guest linux  the same on VMX (takes about a minute)
+  cargo xtask run -- -S                        do not start the guest: `cargo xtask qmp cont` does
+
+Keys on the console: Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A.
+Exit status: the emulator's own; 0 after `quit`.")]
+    Run(run::Options),
+    /// Send QMP commands to a rig: one, or an interactive prompt
+    #[command(after_help = "\
+Examples:
+  cargo xtask qmp query-status
+  cargo xtask qmp pmemsave val=0 size=4096 filename=/tmp/page
+  cargo xtask qmp human-monitor-command '{\"command-line\": \"info registers\"}'
+  cargo xtask qmp --tty /dev/ttyUSB0 --baud 115200        an interactive prompt on a real rig")]
+    Qmp(qmp::Options),
+    /// Fetch a file of the rig's store, e.g. what memsave wrote
+    Pull(pull::Options),
+}
+
+fn main() -> ExitCode {
+    match go(Cli::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            xtask::terminal::restore();
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn go(cli: Cli) -> Result<u8> {
+    process::handle_signals()?;
+    match cli.command {
+        Subcommands::Setup(options) => setup::main(options).map(|()| 0),
+        Subcommands::Run(options) => run::main(options),
+        Subcommands::Qmp(options) => qmp::main(options).map(|()| 0),
+        Subcommands::Pull(options) => pull::main(options).map(|()| 0),
+    }
+}

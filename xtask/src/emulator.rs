@@ -1,0 +1,225 @@
+//! Starts a rig in QEMU or in Bochs: image, options and bundle in; serial lines and a log file out.
+
+use crate::board::Board;
+use crate::cpio::Archive;
+use crate::iso::{self, Contents, Firmware};
+use crate::line::{Line, Socket};
+use crate::process::{self, Supervised};
+use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// The emulator opens its serial lines within this time, or something is wrong with it.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// RAM of the rig besides the guest's, in MiB: Monovisor itself, the boot modules and the file store.
+pub const HOST_EXTRA_MIB: u32 = 128;
+
+/// A file of the boot bundle.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its name in the bundle.
+    pub name: String,
+    /// Where its content comes from.
+    pub path: PathBuf,
+}
+
+/// A rig to be started.
+#[derive(Clone, Debug)]
+pub struct Rig {
+    /// Which board; [`Board::Pc`] runs its disc image in QEMU.
+    pub board: Board,
+    /// The board's ELF file, or for [`Board::Pc`] a finished disc image.
+    pub image: PathBuf,
+    /// The words of Monovisor's command line.
+    pub options: Vec<String>,
+    /// What the boot bundle holds; none at all makes a rig without a bundle.
+    pub members: Vec<Member>,
+    /// The rig's RAM in MiB.
+    pub memory_mib: u32,
+    /// QEMU's `-cpu`.
+    pub cpu: String,
+    /// QEMU: time is counted in instructions (one a nanosecond), so that a run can be repeated.
+    pub deterministic: bool,
+    /// More arguments for the emulator.
+    pub extra: Vec<OsString>,
+    /// A directory of this rig alone: sockets, the log, the bundle.
+    pub directory: PathBuf,
+}
+
+impl Rig {
+    /// A rig with 256 MiB more than what Monovisor and its bundle need, and no options.
+    pub fn new(board: Board, image: PathBuf, directory: PathBuf) -> Self {
+        Self {
+            board,
+            image,
+            options: Vec::new(),
+            members: Vec::new(),
+            memory_mib: 256 + HOST_EXTRA_MIB,
+            cpu: "max".into(),
+            deterministic: false,
+            extra: Vec::new(),
+            directory,
+        }
+    }
+
+    /// Starts the emulator and waits until both serial lines are there.
+    pub fn start(&self) -> Result<Machine> {
+        std::fs::create_dir_all(&self.directory)
+            .with_context(|| format!("cannot make {}", self.directory.display()))?;
+        let log = self.directory.join("monovisor.log");
+        let _ = std::fs::remove_file(&log);
+        let bundle = self.write_bundle()?;
+        let (qmp, console, mut command) = match self.board {
+            Board::Qemu | Board::Pc => self.qemu(bundle.as_deref(), &log)?,
+            Board::Bochs => self.bochs(bundle.as_deref(), &log)?,
+        };
+        let name = if self.board == Board::Bochs { "bochs" } else { "qemu-system-x86_64" };
+        let mut process = Supervised::spawn(command.stdin(Stdio::null()), name)?;
+        let errors = self.directory.join("emulator.err");
+        let mut alive = || match process.try_wait()? {
+            None => Ok(true),
+            Some(status) => {
+                let said = std::fs::read_to_string(&errors).unwrap_or_default();
+                bail!("{name} ended at once: {status}\n{said}")
+            }
+        };
+        let qmp = qmp.accept(START_LIMIT, &mut alive)?;
+        let console = console.accept(START_LIMIT, &mut alive)?;
+        Ok(Machine { process, qmp, console, log })
+    }
+
+    /// Packs the members; `None` when there are none.
+    pub fn write_bundle(&self) -> Result<Option<PathBuf>> {
+        if self.members.is_empty() {
+            return Ok(None);
+        }
+        let mut archive = Archive::new();
+        for member in &self.members {
+            let data = std::fs::read(&member.path)
+                .with_context(|| format!("cannot read {}", member.path.display()))?;
+            archive.file(&member.name, 0o644, &data);
+        }
+        let path = self.directory.join("bundle.cpio");
+        std::fs::write(&path, archive.finish())?;
+        Ok(Some(path))
+    }
+
+    fn errors(&self) -> Result<Stdio> {
+        Ok(std::fs::File::create(self.directory.join("emulator.err"))?.into())
+    }
+
+    fn qemu(&self, bundle: Option<&Path>, log: &Path) -> Result<(Socket, Socket, Command)> {
+        let qmp = Socket::unix(&self.directory.join("com1"))?;
+        let console = Socket::unix(&self.directory.join("com2"))?;
+        let mut command = process::command("qemu-system-x86_64");
+        command.args(["-M", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"]);
+        command.args(["-cpu", &self.cpu, "-m", &self.memory_mib.to_string()]);
+        command.args(["-serial", &format!("unix:{}", qmp.address()?)]);
+        command.args(["-serial", &format!("unix:{}", console.address()?)]);
+        command.args(["-debugcon", &format!("file:{}", log.display())]);
+        command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        if self.deterministic {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
+        if self.board == Board::Pc {
+            command.arg("-cdrom").arg(&self.image);
+        } else {
+            command.arg("-kernel").arg(&self.image);
+            command.args(["-append", &command_line(&self.options)]);
+            if let Some(bundle) = bundle {
+                command.arg("-initrd").arg(bundle);
+            }
+        }
+        command.args(&self.extra);
+        command.stdout(self.errors()?).stderr(self.errors()?);
+        Ok((qmp, console, command))
+    }
+
+    fn bochs(&self, bundle: Option<&Path>, log: &Path) -> Result<(Socket, Socket, Command)> {
+        let (qmp, console) = (Socket::tcp()?, Socket::tcp()?);
+        let disc = self.directory.join("boot.iso");
+        let contents = Contents {
+            monitor: self.image.clone(),
+            bundle: bundle.map(Path::to_owned),
+            options: self.options.clone(),
+        };
+        iso::make(&contents, Firmware::Bios, &self.directory, &disc)?;
+        let configuration = format!(
+            "cpu: model=corei7_skylake_x, count=1, ips=50000000, reset_on_triple_fault=0\n\
+             memory: guest={memory}, host={memory}\n\
+             romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
+             vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
+             ata0-master: type=cdrom, path=\"{disc}\", status=inserted\n\
+             boot: cdrom\n\
+             com1: enabled=1, mode=socket-client, dev={com1}\n\
+             com2: enabled=1, mode=socket-client, dev={com2}\n\
+             port_e9_hack: enabled=1\n\
+             display_library: rfb, options=\"timeout=0\"\n\
+             clock: sync=none\n\
+             log: {log}\n\
+             panic: action=fatal\n",
+            memory = self.memory_mib,
+            disc = disc.display(),
+            com1 = qmp.address()?,
+            com2 = console.address()?,
+            log = self.directory.join("bochs.log").display(),
+        );
+        let (file, script) = (self.directory.join("bochsrc"), self.directory.join("bochs.debugger"));
+        std::fs::write(&file, configuration)?;
+        // Debian's Bochs is the debugger build: it has to be told to go on.
+        std::fs::write(&script, "c\n")?;
+        let mut command = process::command("bochs");
+        command.arg("-q").arg("-f").arg(&file).arg("-rc").arg(&script).args(&self.extra);
+        // Port 0xe9 comes out on standard output, between Bochs's own words.
+        command.stdout(std::fs::File::create(log)?).stderr(self.errors()?);
+        Ok((qmp, console, command))
+    }
+}
+
+/// Joins words into one command line: what holds a space, a quote or a backslash is quoted.
+pub fn command_line(words: &[String]) -> String {
+    let quoted: Vec<String> = words
+        .iter()
+        .map(|word| {
+            if !word.is_empty() && !word.contains([' ', '"', '\'', '\\', '\t']) {
+                return word.clone();
+            }
+            format!("\"{}\"", word.replace('\\', r"\\").replace('"', "\\\""))
+        })
+        .collect();
+    quoted.join(" ")
+}
+
+/// A rig that runs.
+#[derive(Debug)]
+pub struct Machine {
+    /// The emulator.
+    pub process: Supervised,
+    /// COM1: QMP.
+    pub qmp: Line,
+    /// COM2: the guest's console.
+    pub console: Line,
+    /// The file that Monovisor's log grows in.
+    pub log: PathBuf,
+}
+
+impl Machine {
+    /// The log so far.
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_with_spaces_are_quoted() {
+        let words = ["-m", "64", "-append", "a b \"c\" \\"].map(String::from);
+        assert_eq!(command_line(&words), r#"-m 64 -append "a b \"c\" \\""#);
+    }
+}

@@ -1,0 +1,156 @@
+//! Guests to run: our own demo kernel, and Debian's cloud kernel with a busybox initramfs.
+
+use crate::cpio::Archive;
+use crate::progress::Progress;
+use crate::{build, paths, process, setup};
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What `--guest` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Guest {
+    /// A tiny kernel of our own: banner, ticks, key echo, power button. No download.
+    Demo,
+    /// Debian's cloud kernel with a busybox initramfs.
+    Linux,
+}
+
+/// A kernel, and what goes with it.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// The kernel file.
+    pub kernel: PathBuf,
+    /// The initial RAM disk, where the guest has one.
+    pub initrd: Option<PathBuf>,
+    /// The kernel command line.
+    pub append: String,
+}
+
+/// The package that depends on the newest cloud kernel.
+const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
+
+/// Kernel modules that the guest's /init loads: the power button, and the input events that it makes.
+const MODULES: [&str; 2] = ["drivers/acpi/button.ko", "drivers/input/evdev.ko"];
+
+/// Builds or finds the files of a guest.
+pub fn files(guest: Guest) -> Result<Files> {
+    match guest {
+        Guest::Demo => Ok(Files {
+            kernel: build::freestanding("monovisor-guests", "demo")?,
+            initrd: None,
+            append: String::new(),
+        }),
+        Guest::Linux => {
+            let tree = debian_kernel()?;
+            Ok(Files {
+                kernel: tree.join("vmlinuz"),
+                initrd: Some(initramfs(&tree)?),
+                append: "console=ttyS0".into(),
+            })
+        }
+    }
+}
+
+/// Fetches Debian's cloud kernel by package name, once; returns the directory with `vmlinuz` and `modules/`.
+fn debian_kernel() -> Result<PathBuf> {
+    let directory = paths::cache("linux")?;
+    if directory.join("vmlinuz").exists() {
+        return Ok(directory);
+    }
+    setup::need(&["apt-get", "dpkg-deb"])?;
+    let _progress = Progress::start(format!("fetching {KERNEL_PACKAGE}"));
+    let package = match kernel_package() {
+        Ok(package) => package,
+        Err(_) => {
+            setup::refresh_package_lists()?;
+            kernel_package()?
+        }
+    };
+    if let Err(error) = download(&directory, &package) {
+        // The lists may be older than the archive; they are renewed once.
+        setup::refresh_package_lists().with_context(|| format!("after: {error:#}"))?;
+        download(&directory, &kernel_package()?)?;
+    }
+    Ok(directory)
+}
+
+/// The package with the kernel itself, e.g. `linux-image-6.1.0-56-cloud-amd64`.
+fn kernel_package() -> Result<String> {
+    let mut command = process::command("apt-cache");
+    command.args(["depends", "--no-recommends", "--no-suggests", KERNEL_PACKAGE]);
+    let text = process::capture(&mut command, "apt-cache", Duration::from_secs(60))?;
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|name| name.starts_with("linux-image-"))
+        .map(str::to_owned)
+        .with_context(|| format!("apt knows no kernel for {KERNEL_PACKAGE}"))
+}
+
+fn download(directory: &Path, package: &str) -> Result<()> {
+    let scratch = directory.join("download");
+    let _ = std::fs::remove_dir_all(&scratch);
+    std::fs::create_dir_all(&scratch)?;
+    let mut command = process::command("apt-get");
+    command.args(["-q", "download", package]).current_dir(&scratch);
+    process::capture(&mut command, "apt-get download", Duration::from_secs(300))?;
+    let deb = std::fs::read_dir(&scratch)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get downloaded nothing")?;
+    let mut command = process::command("dpkg-deb");
+    command.arg("--extract").arg(&deb).arg(scratch.join("tree"));
+    process::capture(&mut command, "dpkg-deb", Duration::from_secs(120))?;
+    let release = package.trim_start_matches("linux-image-");
+    let tree = scratch.join("tree");
+    std::fs::create_dir_all(directory.join("modules"))?;
+    for module in MODULES {
+        let name = Path::new(module).file_name().unwrap_or_default();
+        let from = tree.join("lib/modules").join(release).join("kernel").join(module);
+        std::fs::copy(&from, directory.join("modules").join(name))
+            .with_context(|| format!("{package} has no {module}"))?;
+    }
+    // The kernel comes last: that it is there says that all is.
+    std::fs::rename(tree.join(format!("boot/vmlinuz-{release}")), directory.join("vmlinuz"))
+        .with_context(|| format!("{package} has no vmlinuz"))?;
+    let _ = std::fs::remove_dir_all(&scratch);
+    Ok(())
+}
+
+/// Makes the initramfs: busybox, our /init, and the modules that it loads.
+fn initramfs(tree: &Path) -> Result<PathBuf> {
+    let path = tree.join("initrd.cpio");
+    write_initramfs(&path, tree, include_str!("init.sh"))?;
+    Ok(path)
+}
+
+/// Makes an initramfs with an /init of one's own at `path`.
+pub fn write_initramfs(path: &Path, tree: &Path, init: &str) -> Result<()> {
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .context("busybox is not installed (package busybox-static)")?;
+    let busybox = std::fs::read(busybox)?;
+    if busybox.windows(11).any(|window| window == b"/ld-linux-x") {
+        bail!("busybox is the dynamic one; install busybox-static");
+    }
+    let mut archive = Archive::new();
+    for directory in ["bin", "dev", "proc", "sys", "tmp", "etc", "etc/acpi", "lib"] {
+        archive.directory(directory);
+    }
+    archive.device("dev/console", 5, 1).device("dev/null", 1, 3);
+    archive.file("bin/busybox", 0o755, &busybox).link("bin/sh", "busybox");
+    for module in MODULES {
+        let name = Path::new(module).file_name().unwrap_or_default();
+        let data = std::fs::read(tree.join("modules").join(name))?;
+        archive.file(&format!("lib/{}", name.to_string_lossy()), 0o644, &data);
+    }
+    archive.file("init", 0o755, init.as_bytes());
+    paths::write_if_changed(path, &archive.finish())
+}
+
+/// Debian's kernel tree, for tests that make an initramfs of their own.
+pub fn linux_tree() -> Result<PathBuf> {
+    debian_kernel()
+}

@@ -1,0 +1,22 @@
+//! The host side of Monovisor: what `cargo xtask` is made of, and what the boot tests use too.
+//!
+//! Each subcommand is one module; the rest are the parts they share: supervised child processes, the boot bundle,
+//! emulators, the QMP bridge and client.
+#![forbid(unsafe_code)]
+
+pub mod board;
+pub mod bridge;
+pub mod build;
+pub mod cpio;
+pub mod emulator;
+pub mod guest;
+pub mod iso;
+pub mod line;
+pub mod paths;
+pub mod process;
+pub mod progress;
+pub mod pull;
+pub mod qmp;
+pub mod run;
+pub mod setup;
+pub mod terminal;

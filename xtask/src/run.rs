@@ -1,0 +1,175 @@
+//! `cargo xtask run`: builds, packs and boots a rig, with its console on the terminal and QMP on a socket.
+
+use crate::board::Board;
+use crate::bridge::{Bridge, Protocol};
+use crate::emulator::{HOST_EXTRA_MIB, Machine, Member, Rig};
+use crate::guest::{self, Files, Guest};
+use crate::line::Line;
+use crate::{build, paths, process, setup, terminal};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+/// Ctrl-A, as in QEMU: the key that starts a command to us.
+const ESCAPE: u8 = 0x01;
+
+/// `cargo xtask run`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Where to run
+    #[arg(long, default_value = "qemu")]
+    board: Board,
+    /// What to run
+    #[arg(long, default_value = "demo")]
+    guest: Guest,
+    /// Guest RAM in MiB
+    #[arg(short, long = "memory", default_value_t = 256, value_name = "MIB")]
+    memory: u32,
+    /// Processors of the guest
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    smp: u32,
+    /// A kernel of your own instead of the guest's: bzImage, or an uncompressed vmlinux
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// An initial RAM disk of your own
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// The kernel's command line instead of the guest's own
+    #[arg(long, value_name = "TEXT")]
+    append: Option<String>,
+    /// Serve QMP here [default: target/xtask/run/qmp.sock]
+    #[arg(long, value_name = "PATH")]
+    qmp_socket: Option<PathBuf>,
+    /// Serve the guest's console here instead of on the terminal
+    #[arg(long, value_name = "PATH")]
+    console_socket: Option<PathBuf>,
+    /// Show Monovisor's log on standard error when the run ends
+    #[arg(long)]
+    show_log: bool,
+    /// More words for Monovisor's own command line, e.g. `-- -S -name vm1`
+    #[arg(last = true, value_name = "MORE")]
+    more: Vec<String>,
+}
+
+/// Runs the subcommand; the exit status is the emulator's.
+pub fn main(options: Options) -> Result<u8> {
+    if options.board == Board::Pc {
+        bail!("the pc board is for real machines: `cargo xtask image` makes its disc image");
+    }
+    if options.smp > 1 {
+        bail!("--smp {}: more than one guest processor is not there yet", options.smp);
+    }
+    setup::ensure()?;
+    let rig = prepare(&options)?;
+    let Machine { process: mut emulator, qmp, console, log } = {
+        let _progress = crate::progress::Progress::start("starting the emulator");
+        rig.start()?
+    };
+    let socket = match &options.qmp_socket {
+        Some(path) => path.clone(),
+        None => paths::default_qmp_socket()?,
+    };
+    let bridge = Bridge::start(qmp, &socket, Protocol::Qmp)?;
+    eprintln!("xtask: QMP on {}; log in {}", bridge.path().display(), log.display());
+    let console_bridge = match &options.console_socket {
+        Some(path) => {
+            let bridge = Bridge::start(console, path, Protocol::Raw)?;
+            eprintln!("xtask: console on {}; Ctrl-C ends the run", bridge.path().display());
+            Some(bridge)
+        }
+        None => {
+            attach(console)?;
+            None
+        }
+    };
+    let status = loop {
+        if let Some(status) = emulator.wait_for(Duration::from_secs(3600))? {
+            break status;
+        }
+    };
+    terminal::restore();
+    drop((bridge, console_bridge));
+    if options.show_log {
+        eprint!("{}", String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()));
+    }
+    exit_code(status)
+}
+
+/// Builds the image and the guest, and lays out the rig.
+fn prepare(options: &Options) -> Result<Rig> {
+    let image = build::board(options.board)?;
+    let guest = match &options.kernel {
+        Some(kernel) => Files { kernel: kernel.clone(), initrd: None, append: "console=ttyS0".into() },
+        None => guest::files(options.guest)?,
+    };
+    let mut rig = Rig::new(options.board, image, paths::cache("run")?.join(options.board.name()));
+    rig.memory_mib = options.memory + HOST_EXTRA_MIB;
+    let mut words = vec!["-m".into(), options.memory.to_string(), "-kernel".into(), "kernel".into()];
+    rig.members.push(Member { name: "kernel".into(), path: guest.kernel });
+    if let Some(initrd) = options.initrd.clone().or(guest.initrd) {
+        words.extend(["-initrd".into(), "initrd".into()]);
+        rig.members.push(Member { name: "initrd".into(), path: initrd });
+    }
+    words.extend(options.more.iter().cloned());
+    let append = options.append.clone().unwrap_or(guest.append);
+    if !append.is_empty() {
+        words.extend(["-append".into(), append]);
+    }
+    rig.options = words;
+    Ok(rig)
+}
+
+/// Joins the terminal and the guest's console.
+fn attach(console: Line) -> Result<()> {
+    let mut from = console.try_clone()?;
+    let mut to = console;
+    if std::io::stdin().is_terminal() {
+        eprintln!("xtask: console of the guest follows; Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A");
+    }
+    terminal::make_raw()?;
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        let mut out = std::io::stdout();
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if out.write_all(&buffer[..count]).and_then(|()| out.flush()).is_err() {
+                break;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        let mut escaped = false;
+        while let Ok(count @ 1..) = std::io::stdin().read(&mut buffer) {
+            for &byte in &buffer[..count] {
+                match (escaped, byte) {
+                    (true, b'x' | b'X') => {
+                        terminal::restore();
+                        process::kill_all();
+                        eprintln!("\nxtask: ended");
+                        std::process::exit(0);
+                    }
+                    (false, ESCAPE) => {
+                        escaped = true;
+                        continue;
+                    }
+                    _ => escaped = false,
+                }
+                if to.write_all(&[byte]).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The status to end with: the emulator's own, or 128 and the signal that ended it.
+fn exit_code(status: ExitStatus) -> Result<u8> {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    let code = code.context("the emulator's exit status is unknown")?;
+    Ok(u8::try_from(code).unwrap_or(u8::MAX))
+}
