@@ -9,4 +9,6 @@
 //! - [`xstate`]: switching x87, SSE, AVX and later state.
 #![cfg_attr(not(test), no_std)]
 
+pub mod control;
+pub mod inject;
 pub mod paging;
