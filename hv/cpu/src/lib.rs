@@ -12,3 +12,4 @@
 pub mod control;
 pub mod inject;
 pub mod paging;
+pub mod xstate;

@@ -1,0 +1,390 @@
+//! Extended state: x87, SSE, AVX and what came later, switched at every entry and exit.
+//!
+//! Host code uses SSE registers (precompiled `core` does) and may use AVX, so the guest's state is loaded just before
+//! the guest is entered and stored just after it has left, by assembly that lies between the two and the first host
+//! code. The host has nothing of its own to keep there: the ABI lets a call clobber all of it, and what the ABI wants
+//! sane, MXCSR and the x87 control word, is set afterwards.
+//!
+//! XSAVE is used with the host's XCR0, which has every component a guest may have: state that the guest has hidden
+//! by a smaller XCR0 of its own is kept for it too, and it never finds the host's there (SDM vol. 1, chapter 13). XSAVEC is
+//! preferred where the CPU has it: it leaves out components in their initial state. XSAVEOPT is not used: it also
+//! leaves out what has not changed since the last XRSTOR *at the same address*, and a guest can run XRSTOR too.
+
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::mem::offset_of;
+
+/// Bytes for the save area: x87, SSE, AVX, AVX-512 and PKRU take 2,696 in the standard format. AMX (8 KiB of tiles)
+/// is not offered to guests.
+pub const AREA_SIZE: usize = 4096;
+
+/// x87 state in XCR0 and XSTATE_BV.
+pub const XCR0_X87: u64 = 1;
+/// SSE state.
+pub const XCR0_SSE: u64 = 1 << 1;
+/// Components that are known to be plain registers of the running program, safe to hand to a guest: x87, SSE, AVX,
+/// AVX-512 (5 to 7) and PKRU (9). Left out: MPX (3, 4; gone from newer chips), AMX (17, 18; too large) and what is not
+/// known.
+const KNOWN_COMPONENTS: u64 = 0b10_1110_0111;
+
+/// MXCSR after power-up (SDM vol. 3, table 10-1): every exception masked, round to nearest.
+const MXCSR_INITIAL: u32 = 0x1f80;
+
+/// CPUID leaf of the extended state.
+const LEAF_XSTATE: u32 = 0xd;
+
+/// Offsets in the legacy region and the header (SDM vol. 1, tables 10-2 and 13.4.2).
+const FCW: usize = 0;
+const FTW: usize = 4;
+const MXCSR: usize = 24;
+const XSTATE_BV: usize = 512;
+const XCOMP_BV: usize = 520;
+/// XCOMP_BV bit 63: the area is in compacted form.
+const COMPACTED: u64 = 1 << 63;
+
+/// The CPU has XSAVE; else FXSAVE.
+const MODE_XSAVE: u32 = 1;
+/// Save with XSAVEC.
+const MODE_COMPACT: u32 = 2;
+/// The guest's XCR0 is not the host's.
+const MODE_SWITCH_XCR0: u32 = 4;
+
+/// Extended state of one virtual processor. The save area comes first so that one pointer serves it and the rest.
+#[repr(C, align(64))]
+pub struct XState {
+    area: [u8; AREA_SIZE],
+    mode: u32,
+    host_mxcsr: u32,
+    /// XCR0 in root mode, and the components that are saved and restored.
+    host_xcr0: u64,
+    guest_xcr0: u64,
+}
+
+impl XState {
+    /// Zeroed, for a `static`; [`Self::init`] makes it usable.
+    pub const fn new() -> Self {
+        Self { area: [0; AREA_SIZE], mode: 0, host_mxcsr: 0, host_xcr0: 0, guest_xcr0: 0 }
+    }
+
+    /// Turns XSAVE on for this processor with every component that a guest may have, and resets the guest's state.
+    pub fn init(&mut self) {
+        let xcr0 = supported_xcr0();
+        if xcr0 != 0 {
+            // SAFETY: the CPU has XSAVE and these components (CPUID); more state than before is enabled, none that
+            // code here depends on is disabled.
+            unsafe { enable_xsave(xcr0) };
+        }
+        self.configure(xcr0);
+    }
+
+    /// Sets up for a processor whose XCR0 is `host_xcr0` (0: no XSAVE).
+    fn configure(&mut self, host_xcr0: u64) {
+        self.mode = 0;
+        self.host_mxcsr = MXCSR_INITIAL;
+        self.host_xcr0 = host_xcr0;
+        if host_xcr0 != 0 {
+            self.mode |= MODE_XSAVE;
+            // CPUID 0xD, sub-leaf 1, EAX bit 1: XSAVEC.
+            if __cpuid_count(LEAF_XSTATE, 1).eax & 2 != 0 {
+                self.mode |= MODE_COMPACT;
+            }
+        }
+        self.reset();
+    }
+
+    /// State after power-up (SDM vol. 3, table 10-1): x87 registers +0.0 with tags "zero", control word 0x40, MXCSR
+    /// 0x1f80, everything else zero, XCR0 = 1.
+    pub fn reset(&mut self) {
+        self.area.fill(0);
+        self.put(FCW, &0x40_u16.to_le_bytes());
+        self.put(FTW, &[0xff]);
+        self.put(MXCSR, &MXCSR_INITIAL.to_le_bytes());
+        if self.mode & MODE_XSAVE != 0 {
+            self.put(XSTATE_BV, &(XCR0_X87 | XCR0_SSE).to_le_bytes());
+        }
+        if self.mode & MODE_COMPACT != 0 {
+            self.put(XCOMP_BV, &(COMPACTED | self.host_xcr0).to_le_bytes());
+        }
+        self.set_xcr0(XCR0_X87);
+    }
+
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
+        if let Some(to) = self.area.get_mut(offset..offset + bytes.len()) {
+            to.copy_from_slice(bytes);
+        }
+    }
+
+    /// The legacy region (x87 and SSE registers) in FXSAVE's 64-bit layout (SDM vol. 1, table 10-2).
+    pub fn legacy(&self) -> &[u8] {
+        &self.area[..XSTATE_BV]
+    }
+
+    /// Every XCR0 bit that a guest may set; 0 without XSAVE.
+    pub const fn supported(&self) -> u64 {
+        self.host_xcr0
+    }
+
+    /// Guest XCR0; 1 without XSAVE.
+    pub const fn xcr0(&self) -> u64 {
+        self.guest_xcr0
+    }
+
+    /// Sets guest XCR0. Bits that this processor has not been set up for are dropped, as XSETBV would fault on them
+    /// in the host.
+    pub const fn set_xcr0(&mut self, value: u64) {
+        self.mode &= !MODE_SWITCH_XCR0;
+        if self.host_xcr0 == 0 {
+            self.guest_xcr0 = XCR0_X87;
+            return;
+        }
+        self.guest_xcr0 = (value & self.host_xcr0) | XCR0_X87;
+        if self.guest_xcr0 != self.host_xcr0 {
+            self.mode |= MODE_SWITCH_XCR0;
+        }
+    }
+}
+
+impl Default for XState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// XCR0 bits that this CPU has and a guest may be given; 0 without XSAVE.
+pub fn supported_xcr0() -> u64 {
+    /// CPUID 1, ECX bit 26.
+    const XSAVE: u32 = 1 << 26;
+    if __cpuid(1).ecx & XSAVE == 0 {
+        return 0;
+    }
+    let leaf = __cpuid_count(LEAF_XSTATE, 0);
+    let mut components = (u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & KNOWN_COMPONENTS;
+    for component in 2..64 {
+        if components & 1 << component != 0 && component_end(component) > AREA_SIZE as u64 {
+            components &= !(1 << component);
+        }
+    }
+    components
+}
+
+/// Size in bytes of the standard-format save area for `xcr0`, as CPUID 0xD sub-leaf 0 gives it in EBX for the XCR0 in
+/// force and in ECX for all (SDM vol. 1, 13.2).
+pub fn standard_size(xcr0: u64) -> u32 {
+    /// Legacy region and header.
+    const FIXED: u64 = 576;
+    let mut size = FIXED;
+    for component in 2..63 {
+        if xcr0 & 1 << component != 0 {
+            size = size.max(component_end(component));
+        }
+    }
+    size as u32
+}
+
+/// End of a component in the standard format.
+fn component_end(component: u32) -> u64 {
+    let leaf = __cpuid_count(LEAF_XSTATE, component);
+    u64::from(leaf.ebx) + u64::from(leaf.eax)
+}
+
+/// Sets CR4.OSXSAVE and XCR0.
+///
+/// # Safety
+/// At CPL 0, on a CPU with XSAVE and all components of `xcr0`.
+unsafe fn enable_xsave(xcr0: u64) {
+    // SAFETY: CR4.OSXSAVE is legal to set on this CPU, and XCR0 holds a legal combination (caller).
+    unsafe {
+        core::arch::asm!(
+            "mov {cr4}, cr4",
+            "bts {cr4}, 18",
+            "mov cr4, {cr4}",
+            "xsetbv",
+            cr4 = out(reg) _,
+            in("ecx") 0,
+            in("eax") xcr0 as u32,
+            in("edx") (xcr0 >> 32) as u32,
+            options(nostack),
+        );
+    }
+}
+
+/// Loads the guest's extended state and XCR0. To be called from the assembly that enters the guest, with RDI = the
+/// [`XState`]; changes RAX, RCX, RDX, flags and all extended state.
+///
+/// # Safety
+/// RDI points to an [`XState`] on which [`XState::init`] has run on this processor; the caller is assembly that does
+/// not expect any extended state to be kept.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn enter() {
+    core::arch::naked_asm!(
+        "test dword ptr [rdi + {mode}], {xsave}",
+        "jz 3f",
+        "mov eax, [rdi + {host_xcr0}]",
+        "mov edx, [rdi + {host_xcr0} + 4]",
+        "xrstor64 [rdi]",
+        "test dword ptr [rdi + {mode}], {switch_xcr0}",
+        "jnz 2f",
+        "ret",
+        "2:",
+        "xor ecx, ecx",
+        "mov eax, [rdi + {guest_xcr0}]",
+        "mov edx, [rdi + {guest_xcr0} + 4]",
+        "xsetbv",
+        "ret",
+        "3:",
+        "fxrstor64 [rdi]",
+        "ret",
+        mode = const offset_of!(XState, mode),
+        host_xcr0 = const offset_of!(XState, host_xcr0),
+        guest_xcr0 = const offset_of!(XState, guest_xcr0),
+        xsave = const MODE_XSAVE,
+        switch_xcr0 = const MODE_SWITCH_XCR0,
+    )
+}
+
+/// Stores the guest's extended state and makes MXCSR, the x87 control word and XCR0 the host's. To be called from the
+/// assembly that has left the guest, with RDI = the [`XState`]; changes RAX, RCX, RDX and flags.
+///
+/// # Safety
+/// As for [`enter`], which has run before.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn leave() {
+    core::arch::naked_asm!(
+        "test dword ptr [rdi + {mode}], {switch_xcr0}",
+        "jnz 4f",
+        "2:",
+        "test dword ptr [rdi + {mode}], {xsave}",
+        "jz 5f",
+        "mov eax, [rdi + {host_xcr0}]",
+        "mov edx, [rdi + {host_xcr0} + 4]",
+        "test dword ptr [rdi + {mode}], {compact}",
+        "jnz 6f",
+        "xsave64 [rdi]",
+        "3:",
+        "ldmxcsr [rdi + {host_mxcsr}]",
+        "fninit",
+        "ret",
+        // First all components on, so that the save reaches those that the guest has switched off.
+        "4:",
+        "xor ecx, ecx",
+        "mov eax, [rdi + {host_xcr0}]",
+        "mov edx, [rdi + {host_xcr0} + 4]",
+        "xsetbv",
+        "jmp 2b",
+        "5:",
+        "fxsave64 [rdi]",
+        "jmp 3b",
+        "6:",
+        "xsavec64 [rdi]",
+        "jmp 3b",
+        mode = const offset_of!(XState, mode),
+        host_xcr0 = const offset_of!(XState, host_xcr0),
+        host_mxcsr = const offset_of!(XState, host_mxcsr),
+        xsave = const MODE_XSAVE,
+        compact = const MODE_COMPACT,
+        switch_xcr0 = const MODE_SWITCH_XCR0,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::arch::asm;
+
+    /// XCR0 as the operating system that runs this test has set it, cut down to what is known here.
+    fn current_xcr0() -> u64 {
+        /// CPUID 1, ECX bit 27: the operating system uses XSAVE.
+        const OSXSAVE: u32 = 1 << 27;
+        if __cpuid(1).ecx & OSXSAVE == 0 {
+            return 0;
+        }
+        let (low, high): (u32, u32);
+        // SAFETY: OSXSAVE says that XGETBV may be used.
+        unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high) };
+        (u64::from(high) << 32 | u64::from(low)) & KNOWN_COMPONENTS & supported_xcr0()
+    }
+
+    /// Loads `state`, changes XMM3 and MXCSR, stores it; gives MXCSR and the control
+    /// word as the host has them afterwards, and XMM3 as the guest found it.
+    fn round_trip(state: &mut XState, value: u64) -> (u32, u16, u64) {
+        let mut mxcsr = 0_u32;
+        let mut fcw = 0_u16;
+        let found: u64;
+        // SAFETY: `state` is configured for the XCR0 in force and equal to it, so no XSETBV runs; all registers that
+        // change are named.
+        unsafe {
+            asm!(
+                "call {enter}",
+                "movq r8, xmm3",
+                "movq xmm3, r9",
+                "mov dword ptr [r10], 0x7f80",
+                "ldmxcsr [r10]",
+                "call {leave}",
+                "stmxcsr [r10]",
+                "fnstcw [r11]",
+                enter = sym enter,
+                leave = sym leave,
+                in("rdi") core::ptr::from_mut(state),
+                in("r9") value,
+                out("r8") found,
+                in("r10") &raw mut mxcsr,
+                in("r11") &raw mut fcw,
+                clobber_abi("sysv64"),
+            );
+        }
+        (mxcsr, fcw, found)
+    }
+
+    fn check(host_xcr0: u64) {
+        let mut state = Box::new(XState::new());
+        state.configure(host_xcr0);
+        assert_eq!(state.xcr0(), 1);
+        state.set_xcr0(host_xcr0);
+        assert_eq!(state.mode & MODE_SWITCH_XCR0, 0);
+        assert_eq!(round_trip(&mut state, 0x1234_5678_9abc_def0), (MXCSR_INITIAL, 0x37f, 0));
+        assert_eq!(round_trip(&mut state, 1), (MXCSR_INITIAL, 0x37f, 0x1234_5678_9abc_def0));
+        // The guest's own MXCSR and XMM3 in the legacy region.
+        assert_eq!(state.legacy()[MXCSR..MXCSR + 4], 0x7f80_u32.to_le_bytes());
+        assert_eq!(state.legacy()[160 + 3 * 16..][..8], 1_u64.to_le_bytes());
+        // The control word of the reset state was in force.
+        assert_eq!(state.legacy()[FCW..FCW + 2], 0x40_u16.to_le_bytes());
+        state.reset();
+        state.set_xcr0(host_xcr0);
+        assert_eq!(round_trip(&mut state, 0).2, 0);
+    }
+
+    #[test]
+    fn state_comes_back_with_xsave() {
+        check(current_xcr0());
+    }
+
+    #[test]
+    fn state_comes_back_with_fxsave() {
+        check(0);
+    }
+
+    #[test]
+    fn xcr0_stays_within_the_host() {
+        let mut state = XState::new();
+        state.host_xcr0 = 7;
+        state.mode = MODE_XSAVE;
+        state.set_xcr0(3);
+        assert_eq!((state.xcr0(), state.mode & MODE_SWITCH_XCR0), (3, MODE_SWITCH_XCR0));
+        state.set_xcr0(0xff);
+        assert_eq!((state.xcr0(), state.mode & MODE_SWITCH_XCR0), (7, 0));
+        state.reset();
+        assert_eq!((state.xcr0(), state.mode & MODE_SWITCH_XCR0), (1, MODE_SWITCH_XCR0));
+        state.host_xcr0 = 0;
+        state.set_xcr0(7);
+        assert_eq!((state.xcr0(), state.mode & MODE_SWITCH_XCR0), (1, 0));
+    }
+
+    #[test]
+    fn sizes_are_the_cpus_own() {
+        assert_eq!(standard_size(3), 576);
+        let all = supported_xcr0();
+        assert!(standard_size(all) as usize <= AREA_SIZE);
+        if all & 4 != 0 {
+            assert_eq!(standard_size(7), 832);
+        }
+    }
+}
