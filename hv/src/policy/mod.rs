@@ -1,0 +1,5 @@
+//! What the virtual processor is: CPUID leaves and MSRs, the same for VMX and SVM.
+
+pub mod cpuid;
+pub mod msr;
+pub mod xcr0;
