@@ -7,5 +7,6 @@
 
 pub mod error;
 pub mod json;
+pub mod schema;
 
 pub use error::{Error, ErrorClass};

@@ -1,0 +1,197 @@
+//! The schema: every command, event and type of QMP as QEMU 2.8 knows them, and our own extensions.
+//!
+//! One file a QAPI module declares them, in the notation of [`macros`]. From that one source come
+//! - typed structures for arguments and results ([`block_core`], [`machine`], … and [`value`]),
+//! - the argument visitor, with QEMU's errors ([`arguments`]),
+//! - what `query-commands`, `query-events` and `query-qmp-schema` answer ([`CommandList`], [`EventList`],
+//!   [`SchemaList`]), for exactly the commands that a product offers ([`Offered`]),
+//! - the reference documentation ([`docs`]).
+
+#[macro_use]
+mod macros;
+
+pub mod decl;
+mod introspection;
+mod offered;
+mod tables;
+#[cfg(test)]
+mod tests;
+pub mod value;
+mod visit;
+
+pub mod block;
+pub mod block_core;
+pub mod block_job;
+pub mod blockdev;
+pub mod char;
+pub mod common;
+pub mod cpu;
+pub mod crypto;
+pub mod dump;
+pub mod extensions;
+pub mod introspect;
+pub mod machine;
+pub mod memory;
+pub mod migration;
+pub mod misc;
+pub mod net;
+pub mod pci;
+pub mod qom;
+pub mod rocker;
+pub mod run_state;
+pub mod sockets;
+pub mod tpm;
+pub mod trace;
+pub mod transaction;
+pub mod ui;
+
+pub use decl::Throttle;
+pub use introspection::{CommandList, EventList, SchemaList};
+pub use offered::Offered;
+pub use value::{Any, Boxed, List};
+pub use visit::{MAX_DEPTH, arguments, no_arguments};
+
+use crate::json::Emit;
+
+/// What a module declares.
+macro_rules! module {
+    ($module:ident, $name:literal) => {
+        decl::Module {
+            name: $name,
+            types: $module::TYPES,
+            commands: $module::COMMANDS,
+            events: $module::EVENTS,
+        }
+    };
+}
+
+/// All modules.
+pub const MODULES: &[decl::Module] = &[
+    module!(block, "block"),
+    module!(block_core, "block-core"),
+    module!(block_job, "block-job"),
+    module!(blockdev, "blockdev"),
+    module!(char, "char"),
+    module!(common, "common"),
+    module!(cpu, "cpu"),
+    module!(crypto, "crypto"),
+    module!(dump, "dump"),
+    module!(extensions, "extensions"),
+    module!(introspect, "introspect"),
+    module!(machine, "machine"),
+    module!(memory, "memory"),
+    module!(migration, "migration"),
+    module!(misc, "misc"),
+    module!(net, "net"),
+    module!(pci, "pci"),
+    module!(qom, "qom"),
+    module!(rocker, "rocker"),
+    module!(run_state, "run-state"),
+    module!(sockets, "sockets"),
+    module!(tpm, "tpm"),
+    module!(trace, "trace"),
+    module!(transaction, "transaction"),
+    module!(ui, "ui"),
+];
+
+/// A command that is declared. Commands are numbered by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Command(u8);
+
+impl Command {
+    /// How many commands are declared.
+    pub const COUNT: usize = tables::COMMAND_COUNT;
+
+    /// The command of this name; the build stops where there is none.
+    pub(crate) const fn named(name: &str) -> Self {
+        Self(tables::command_index(name))
+    }
+
+    /// The command of this name.
+    pub fn find(name: &str) -> Option<Self> {
+        search(&tables::COMMANDS, name).map(Self)
+    }
+
+    /// Every command, by name.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT as u8).map(Self)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        tables::COMMANDS.get(self.index()).map_or("", |entity| tables::text(entity.name))
+    }
+
+    /// Its number, below [`Command::COUNT`].
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Whether its arguments are free options, which no visitor checks.
+    pub fn takes_free_options(self) -> bool {
+        tables::COMMANDS.get(self.index()).is_some_and(|entity| entity.free)
+    }
+}
+
+/// An event that is declared. Events are numbered by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Event(u8);
+
+impl Event {
+    /// How many events are declared.
+    pub const COUNT: usize = tables::EVENT_COUNT;
+
+    /// The event of this name; the build stops where there is none.
+    pub(crate) const fn named(name: &str) -> Self {
+        Self(tables::event_index(name))
+    }
+
+    /// The event of this name.
+    pub fn find(name: &str) -> Option<Self> {
+        search(&tables::EVENTS, name).map(Self)
+    }
+
+    /// Every event, by name.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT as u8).map(Self)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        tables::EVENTS.get(self.index()).map_or("", |entity| tables::text(entity.name))
+    }
+
+    /// Its number, below [`Event::COUNT`].
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// How often it may be sent.
+    pub fn throttle(self) -> Throttle {
+        match tables::EVENTS.get(self.index()) {
+            Some(entity) if entity.throttled => match tables::text(entity.throttle_key) {
+                "" => Throttle::Rate,
+                key => Throttle::RatePerKey(key),
+            },
+            _ => Throttle::None,
+        }
+    }
+}
+
+/// The data of an event. The structure of an event without data has no members and is not printed.
+pub trait EventData: Emit {
+    /// Which event it is of.
+    const EVENT: Event;
+    /// Whether the event has data at all.
+    const HAS_DATA: bool;
+    /// What the event's rate limit is by, where that is [`Throttle::RatePerKey`].
+    fn throttle_key(&self) -> &str {
+        ""
+    }
+}
+
+/// Finds a name in a table that is sorted by name.
+fn search(entities: &[tables::Entity], name: &str) -> Option<u8> {
+    let found = entities.binary_search_by(|entity| tables::text(entity.name).cmp(name)).ok()?;
+    u8::try_from(found).ok()
+}
