@@ -1,0 +1,123 @@
+//! The processor's local APIC (SDM vol. 3, chapter 11), as xAPIC or x2APIC, whichever the firmware left on.
+
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use x86_64::registers::model_specific::Msr;
+
+use crate::paging::{self, MapError};
+
+const IA32_APIC_BASE: u32 = 0x1b;
+const APIC_ENABLE: u64 = 1 << 11;
+const X2APIC_ENABLE: u64 = 1 << 10;
+
+/// Registers by their xAPIC offset divided by 16, which is also the x2APIC MSR less 0x800.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Register {
+    Id = 0x02,
+    TaskPriority = 0x08,
+    Eoi = 0x0b,
+    Spurious = 0x0f,
+    LvtTimer = 0x32,
+    LvtThermal = 0x33,
+    LvtPerformance = 0x34,
+    Lint0 = 0x35,
+    Lint1 = 0x36,
+    LvtError = 0x37,
+    InitialCount = 0x38,
+    CurrentCount = 0x39,
+    DivideConfiguration = 0x3e,
+}
+
+/// LVT bit 16: masked.
+pub(crate) const MASKED: u32 = 1 << 16;
+const DELIVER_NMI: u32 = 4 << 8;
+const DELIVER_EXTINT: u32 = 7 << 8;
+/// Spurious-interrupt register bit 8: the APIC is on.
+const SOFTWARE_ENABLE: u32 = 1 << 8;
+
+const NONE: u8 = 0;
+const XAPIC: u8 = 1;
+const X2APIC: u8 = 2;
+
+static MODE: AtomicU8 = AtomicU8::new(NONE);
+static BASE: AtomicU64 = AtomicU64::new(0);
+
+/// Reads a register; 0 without an APIC.
+pub(crate) fn read(register: Register) -> u32 {
+    match MODE.load(Ordering::Relaxed) {
+        // SAFETY: BASE is the register page, mapped uncached in `init`; all registers here can be read at any time.
+        XAPIC => unsafe {
+            ((BASE.load(Ordering::Relaxed) + register as u64 * 16) as *const u32).read_volatile()
+        },
+        // SAFETY: in x2APIC mode these MSRs are there; reading them has no effect on memory.
+        X2APIC => unsafe { Msr::new(0x800 + register as u32).read() as u32 },
+        _ => 0,
+    }
+}
+
+/// Writes a register.
+pub(crate) fn write(register: Register, value: u32) {
+    match MODE.load(Ordering::Relaxed) {
+        // SAFETY: as for `read`. What is written decides about interrupts only, which the IDT takes whatever they are.
+        XAPIC => unsafe {
+            ((BASE.load(Ordering::Relaxed) + register as u64 * 16) as *mut u32).write_volatile(value)
+        },
+        // SAFETY: as above.
+        X2APIC => unsafe { Msr::new(0x800 + register as u32).write(value.into()) },
+        _ => {}
+    }
+}
+
+/// Turns the local APIC of this processor on. `external` lets the 8259 through on LINT0, for machines without I/O APIC.
+pub(crate) fn init(spurious_vector: u8, external: bool) -> Result<(), MapError> {
+    // SAFETY: every processor with long mode has this MSR (SDM vol. 3, 11.4.4); reading it has no side effect.
+    let mut base = unsafe { Msr::new(IA32_APIC_BASE).read() };
+    if base & APIC_ENABLE == 0 {
+        base |= APIC_ENABLE;
+        // SAFETY: turns the APIC on at the address that it has; its registers are set up below.
+        unsafe { Msr::new(IA32_APIC_BASE).write(base) };
+    }
+    if base & X2APIC_ENABLE != 0 {
+        MODE.store(X2APIC, Ordering::Relaxed);
+    } else {
+        let address = base & 0x000f_ffff_ffff_f000;
+        paging::map_device(address, 4096)?;
+        BASE.store(address, Ordering::Relaxed);
+        MODE.store(XAPIC, Ordering::Relaxed);
+    }
+    write(Register::TaskPriority, 0);
+    write(Register::LvtTimer, MASKED);
+    write(Register::LvtThermal, MASKED);
+    write(Register::LvtPerformance, MASKED);
+    write(Register::LvtError, MASKED);
+    write(Register::Lint0, if external { DELIVER_EXTINT } else { MASKED });
+    write(Register::Lint1, DELIVER_NMI);
+    write(Register::Spurious, SOFTWARE_ENABLE | u32::from(spurious_vector));
+    // Whatever the firmware left in service: at most one a priority class.
+    for _ in 0..16 {
+        end_of_interrupt();
+    }
+    Ok(())
+}
+
+/// There is a local APIC and it is on.
+pub(crate) fn present() -> bool {
+    MODE.load(Ordering::Relaxed) != NONE
+}
+
+/// Ends the interrupt in service.
+pub(crate) fn end_of_interrupt() {
+    write(Register::Eoi, 0);
+}
+
+/// Identifier of this processor's local APIC.
+pub fn id() -> u32 {
+    let id = read(Register::Id);
+    if MODE.load(Ordering::Relaxed) == X2APIC { id } else { id >> 24 }
+}
+
+/// The local APIC is in x2APIC mode.
+pub fn is_x2apic() -> bool {
+    MODE.load(Ordering::Relaxed) == X2APIC
+}

@@ -1,0 +1,44 @@
+//! What a board says about itself.
+
+use crate::uart::UartConfig;
+
+/// A way to switch the machine off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerOff {
+    /// The soft-off state that ACPI tables describe.
+    Acpi,
+    /// A 16-bit word to a port.
+    Word {
+        /// The port.
+        port: u16,
+        /// The word.
+        value: u16,
+    },
+    /// Characters to a port, one by one.
+    Text {
+        /// The port.
+        port: u16,
+        /// The characters.
+        text: &'static str,
+    },
+}
+
+/// The parts of a machine that cannot be found out, or need not be.
+#[derive(Clone, Copy, Debug)]
+pub struct Board {
+    /// Name, as on the log.
+    pub name: &'static str,
+    /// The line that QMP is on.
+    pub qmp: UartConfig,
+    /// The line of the guest's console, where there may be one.
+    pub console: Option<UartConfig>,
+    /// Debug port that the log goes to.
+    pub log_port: Option<u16>,
+    /// UART that the log has for itself.
+    pub log_uart: Option<UartConfig>,
+    /// Ways to switch the machine off, tried in order.
+    pub power_off: &'static [PowerOff],
+    /// Port of QEMU's isa-debug-exit device, where a test may have added it: a byte `n` ends QEMU with exit status
+    /// `2n + 1`.
+    pub exit_port: Option<u16>,
+}

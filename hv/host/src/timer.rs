@@ -1,0 +1,276 @@
+//! Time: the TSC and its rate, the local APIC timer, the rig's clock.
+
+use core::arch::x86_64::{__cpuid, _rdtsc};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use x86_64::registers::model_specific::Msr;
+
+use crate::acpi::Fadt;
+use crate::apic::{self, Register};
+use crate::cpu::Features;
+use crate::interrupts::TIMER_VECTOR;
+use crate::{port, rtc};
+
+const IA32_TSC_DEADLINE: u32 = 0x6e0;
+/// LVT timer bits 18:17: TSC-deadline mode (SDM vol. 3, 11.5.4.1).
+const TSC_DEADLINE_MODE: u32 = 2 << 17;
+/// Divide configuration: by 1.
+const DIVIDE_BY_1: u32 = 0b1011;
+
+/// Rate of the ACPI PM timer (ACPI 6.5, 4.8.3.3) and of the 8254 (its data sheet on the PC's 14.318 MHz), in Hz.
+const PM_TIMER_HZ: u64 = 3_579_545;
+const PIT_HZ: u64 = 1_193_182;
+
+/// Reference ticks of one measurement: 1 ms of the PM timer, some 1.5 ms of the slower 8254.
+const PM_TIMER_TICKS: u32 = 3_580;
+const PIT_TICKS: u32 = 1_790;
+/// Measurements at most; two that agree within one part in `AGREE` end it.
+const MEASUREMENTS: usize = 4;
+const AGREE: u64 = 2_000;
+/// Polls of a reference before it is taken for dead.
+const POLLS: u32 = 2_000_000;
+
+static TSC_HZ: AtomicU64 = AtomicU64::new(0);
+static ENTRY: AtomicU64 = AtomicU64::new(0);
+/// Local APIC timer ticks a TSC tick, in 1/2^32.
+static LAPIC_RATIO: AtomicU64 = AtomicU64::new(0);
+static LAPIC_HZ: AtomicU64 = AtomicU64::new(0);
+static DEADLINE_MODE: AtomicBool = AtomicBool::new(false);
+/// Microseconds since 1970 at entry, 0 for no clock.
+static WALL_AT_ENTRY: AtomicU64 = AtomicU64::new(0);
+
+/// The time stamp counter now.
+#[inline]
+pub fn now_tsc() -> u64 {
+    // SAFETY: RDTSC is there on every processor with long mode and allowed at privilege level 0.
+    unsafe { _rdtsc() }
+}
+
+/// TSC ticks a second.
+pub fn tsc_hz() -> u64 {
+    TSC_HZ.load(Ordering::Relaxed)
+}
+
+/// Local APIC timer ticks a second; 0 in TSC-deadline mode, where it is not needed.
+pub fn lapic_hz() -> u64 {
+    LAPIC_HZ.load(Ordering::Relaxed)
+}
+
+/// The TSC when the image was entered.
+pub fn entry_tsc() -> u64 {
+    ENTRY.load(Ordering::Relaxed)
+}
+
+pub(crate) fn set_entry(tsc: u64) {
+    ENTRY.store(tsc, Ordering::Relaxed);
+}
+
+/// Microseconds since entry; 0 as long as the TSC's rate is not known.
+pub fn since_entry_us() -> u64 {
+    let ticks = now_tsc().wrapping_sub(entry_tsc());
+    // Whole MHz would be wrong by up to 0.1 %: split into seconds and rest instead.
+    let hz = tsc_hz();
+    let (Some(seconds), Some(rest)) = (ticks.checked_div(hz), ticks.checked_rem(hz)) else { return 0 };
+    seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(rest.saturating_mul(1_000_000).checked_div(hz).unwrap_or(0))
+}
+
+/// The rig's clock: microseconds since 1970 (UTC), or `None` where there is none.
+pub fn wall_clock() -> Option<u64> {
+    match WALL_AT_ENTRY.load(Ordering::Relaxed) {
+        0 => None,
+        at_entry => Some(at_entry.saturating_add(since_entry_us())),
+    }
+}
+
+/// Asks for `Sources::TIMER` when the TSC reaches `deadline`, at once where it has; `None` asks for nothing more.
+///
+/// Without TSC-deadline mode a far deadline (more than 2^32 ticks of the APIC timer) comes early: look at the TSC and
+/// set it again.
+#[inline]
+pub fn set_deadline(deadline: Option<u64>) {
+    if DEADLINE_MODE.load(Ordering::Relaxed) {
+        // 0 disarms; a deadline that has passed interrupts at once (SDM vol. 3, 11.5.4.1).
+        let value = deadline.map_or(0, |deadline| deadline.max(1));
+        // SAFETY: the MSR is there (CPUID) and only starts the timer, whose vector the IDT has.
+        unsafe { Msr::new(IA32_TSC_DEADLINE).write(value) };
+        return;
+    }
+    let count = deadline.map_or(0, |deadline| {
+        let left = u128::from(deadline.saturating_sub(now_tsc()));
+        // A 64 by 64 bit multiplication, one instruction.
+        let ticks = (left * u128::from(LAPIC_RATIO.load(Ordering::Relaxed))) >> 32;
+        // Rounded up, so that the deadline has passed when the interrupt comes; 0 would stop the timer.
+        u32::try_from(ticks.saturating_add(1)).unwrap_or(u32::MAX)
+    });
+    apic::write(Register::InitialCount, count);
+}
+
+/// A counter of known rate to measure others by.
+#[derive(Clone, Copy)]
+enum Reference {
+    /// The ACPI PM timer at this port.
+    PmTimer { port: u16 },
+    /// Channel 2 of the 8254, which port 0x61 gates and no firmware uses for time.
+    Pit,
+}
+
+/// Ticks of TSC and local APIC timer within one measurement, and what it took in the reference's.
+struct Measurement {
+    tsc: u64,
+    lapic: u64,
+    reference: u64,
+}
+
+impl Reference {
+    fn hz(self) -> u64 {
+        match self {
+            Self::PmTimer { .. } => PM_TIMER_HZ,
+            Self::Pit => PIT_HZ,
+        }
+    }
+
+    /// The counter, upwards, modulo 2^16 or 2^24.
+    fn read(self) -> u32 {
+        match self {
+            Self::PmTimer { port } => port::in32(port),
+            Self::Pit => {
+                // Latch channel 2, then low and high byte (8254 data sheet, counter latch command).
+                port::out8(0x43, 0x80);
+                let low = port::in8(0x42);
+                !(u32::from(low) | u32::from(port::in8(0x42)) << 8)
+            }
+        }
+    }
+
+    /// Waits for the counter to change; `None` when it does not.
+    fn edge(self, from: u32, ticks: u32) -> Option<u32> {
+        let mask = if matches!(self, Self::Pit) { 0xffff } else { 0xff_ffff };
+        for _ in 0..POLLS {
+            let now = self.read();
+            if now.wrapping_sub(from) & mask >= ticks {
+                return Some(now);
+            }
+        }
+        None
+    }
+
+    fn measure(self) -> Option<Measurement> {
+        let (ticks, mask) = match self {
+            Self::PmTimer { .. } => (PM_TIMER_TICKS, 0xff_ffff),
+            Self::Pit => {
+                // Gate on, speaker off; mode 0 from 0xffff down.
+                port::out8(0x61, port::in8(0x61) & !2 | 1);
+                port::out8(0x43, 0xb0);
+                port::out8(0x42, 0xff);
+                port::out8(0x42, 0xff);
+                (PIT_TICKS, 0xffff)
+            }
+        };
+        apic::write(Register::InitialCount, u32::MAX);
+        // Both ends right behind a change of the reference, so that neither is off by part of its tick.
+        let start = self.edge(self.read(), 1)?;
+        let tsc = now_tsc();
+        let lapic = apic::read(Register::CurrentCount);
+        let end = self.edge(start, ticks)?;
+        let tsc = now_tsc().wrapping_sub(tsc);
+        let lapic = lapic.wrapping_sub(apic::read(Register::CurrentCount));
+        apic::write(Register::InitialCount, 0);
+        let reference = end.wrapping_sub(start) & mask;
+        Some(Measurement { tsc, lapic: lapic.into(), reference: reference.into() })
+    }
+
+    /// TSC and local APIC timer rates in Hz.
+    fn calibrate(self) -> Option<(u64, u64)> {
+        let mut last: Option<(u64, u64)> = None;
+        for _ in 0..MEASUREMENTS {
+            let one = self.measure()?;
+            let rate = |ticks: u64| ticks.saturating_mul(self.hz()).checked_div(one.reference).unwrap_or(0);
+            let now = (rate(one.tsc), rate(one.lapic));
+            if let Some(before) = last
+                && before.0.abs_diff(now.0) <= now.0 / AGREE
+            {
+                return Some(((before.0 + now.0) / 2, (before.1 + now.1) / 2));
+            }
+            last = Some(now);
+        }
+        last
+    }
+}
+
+/// TSC rate that the processor, or a hypervisor below us, tells; and the rate of the APIC timer with it.
+fn told() -> (Option<u64>, Option<u64>) {
+    let max = __cpuid(0).eax;
+    let basic = __cpuid(1);
+    if basic.ecx >> 31 != 0 {
+        // Hypervisors that give the rates do it in kHz in this leaf: TSC, and the APIC timer's bus.
+        let leaf = 0x4000_0010;
+        if (leaf..0x4001_0000).contains(&__cpuid(0x4000_0000).eax) {
+            let rates = __cpuid(leaf);
+            let khz = |value: u32| (value != 0).then_some(u64::from(value) * 1000);
+            return (khz(rates.eax), khz(rates.ebx));
+        }
+    }
+    if max >= 0x15 {
+        // SDM vol. 2, CPUID leaf 15H: the TSC runs at crystal × EBX / EAX; the APIC timer at the crystal's rate.
+        let leaf = __cpuid(0x15);
+        if leaf.eax != 0 && leaf.ebx != 0 && leaf.ecx != 0 {
+            let crystal = u64::from(leaf.ecx);
+            return (Some(crystal * u64::from(leaf.ebx) / u64::from(leaf.eax)), Some(crystal));
+        }
+    }
+    (None, None)
+}
+
+/// Finds the rates and sets up the timer, off.
+pub(crate) fn init(features: &Features, fadt: Option<&Fadt>) {
+    apic::write(Register::DivideConfiguration, DIVIDE_BY_1);
+    apic::write(Register::LvtTimer, apic::MASKED | u32::from(TIMER_VECTOR));
+    let (mut tsc, mut lapic) = told();
+    let deadline_mode = features.tsc_deadline && apic::present();
+    let mut how = "as the processor says";
+    if tsc.is_none() || (lapic.is_none() && !deadline_mode) {
+        let pm_timer = fadt.and_then(|fadt| fadt.pm_timer).map(|port| Reference::PmTimer { port });
+        let mut rates = pm_timer.and_then(|reference| reference.calibrate());
+        how = "measured by the ACPI PM timer";
+        if rates.is_none() {
+            rates = Reference::Pit.calibrate();
+            how = "measured by the 8254";
+        }
+        if let Some((measured_tsc, measured_lapic)) = rates {
+            tsc = tsc.or(Some(measured_tsc));
+            lapic = lapic.or(Some(measured_lapic));
+        }
+    }
+    let hz = tsc.filter(|&hz| hz != 0).unwrap_or_else(|| {
+        crate::error!("no clock to measure the TSC by; taking it for 1 GHz");
+        1_000_000_000
+    });
+    TSC_HZ.store(hz, Ordering::Relaxed);
+    if deadline_mode {
+        apic::write(Register::LvtTimer, TSC_DEADLINE_MODE | u32::from(TIMER_VECTOR));
+        // The mode must be set before the first deadline is: a memory write and an MSR write are not ordered by
+        // themselves (SDM vol. 3, 11.5.4.1).
+        // SAFETY: MFENCE only orders.
+        unsafe { core::arch::x86_64::_mm_mfence() };
+        DEADLINE_MODE.store(true, Ordering::Relaxed);
+    } else {
+        let lapic = lapic.unwrap_or(0);
+        LAPIC_HZ.store(lapic, Ordering::Relaxed);
+        LAPIC_RATIO.store(((u128::from(lapic) << 32) / u128::from(hz)) as u64, Ordering::Relaxed);
+        apic::write(Register::LvtTimer, u32::from(TIMER_VECTOR));
+    }
+    if !fadt.is_some_and(|fadt| fadt.no_cmos_clock)
+        && let Some(now) = rtc::read(fadt.map_or(0, |fadt| fadt.century))
+    {
+        WALL_AT_ENTRY.store((now * 1_000_000).saturating_sub(since_entry_us()), Ordering::Relaxed);
+    }
+    crate::info!(
+        "TSC {}.{:06} MHz {how}{}; timer {}",
+        hz / 1_000_000,
+        hz % 1_000_000,
+        if features.invariant_tsc { ", invariant" } else { "" },
+        if deadline_mode { "in TSC-deadline mode" } else { "one-shot" },
+    );
+}
