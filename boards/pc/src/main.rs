@@ -1,6 +1,6 @@
 //! Monovisor for any PC.
-#![no_std]
-#![no_main]
+#![cfg_attr(image, no_std)]
+#![cfg_attr(image, no_main)]
 
 use monovisor_host::uart::UartConfig;
 use monovisor_host::{Board, BootInfo, PowerOff};
@@ -15,11 +15,11 @@ monovisor_host::entry!(
         power_off: &[PowerOff::Acpi],
         exit_port: None,
     },
-    main
+    run
 );
 
 /// Until there is a hypervisor to run: shows that timer and serial line work.
-fn main(_boot: &'static BootInfo) -> ! {
+fn run(_boot: &'static BootInfo) -> ! {
     use monovisor_host::uart::Uart;
     use monovisor_host::{info, interrupts, power, timer};
     info!("entered at TSC {}, now {}", timer::entry_tsc(), timer::now_tsc());

@@ -152,7 +152,7 @@ mod tests {
         let mut free = FreeRanges::new();
         free.add(PhysRange::new(0x10_0000, 0x400_0000));
         free.add(PhysRange::new(0x1_0000_0000, 0x1000_0000));
-        free.remove(PhysRange::new(0x20_0000, 0x1234_5));
+        free.remove(PhysRange::new(0x20_0000, 0x1_2345));
         let before = free.total();
         let mut taken: std::vec::Vec<PhysRange> = vec![];
         for (len, align) in
@@ -161,7 +161,7 @@ mod tests {
             let piece = free.take(len, align, u64::MAX).unwrap();
             assert_eq!(piece.start % align, 0);
             assert!(taken.iter().all(|other| !other.overlaps(&piece)));
-            assert!(!piece.overlaps(&PhysRange::new(0x20_0000, 0x1234_5)));
+            assert!(!piece.overlaps(&PhysRange::new(0x20_0000, 0x1_2345)));
             taken.push(piece);
         }
         assert_eq!(free.total() + taken.iter().map(|r| r.len).sum::<u64>(), before);

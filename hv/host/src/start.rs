@@ -127,39 +127,57 @@ pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 
 /// Makes a binary a board image: entry points, memory functions, panic handler. `$board` is a `Board` constant, `$main`
 /// a `fn(&'static BootInfo) -> !` that runs when the host is set up.
+///
+/// The binary's build script sets `cfg(image)` when it builds an image; otherwise it is a program that says so.
 #[macro_export]
 macro_rules! entry {
     ($board:expr, $main:path) => {
         static MONOVISOR_BOARD: $crate::board::Board = $board;
 
-        unsafe extern "C" {
-            static __rodata_start: u8;
-            static __rodata_end: u8;
-            static __text_start: u8;
-            static __text_end: u8;
-            static __data_start: u8;
-            static __data_end: u8;
+        fn monovisor_main(boot: &'static $crate::boot::BootInfo) -> ! {
+            $main(boot)
         }
 
-        unsafe extern "C" fn monovisor_start(magic: u32, data: u32, entry_tsc: u64) -> ! {
-            let image = $crate::paging::Image {
-                constants: $crate::start::section(&raw const __rodata_start, &raw const __rodata_end),
-                code: $crate::start::section(&raw const __text_start, &raw const __text_end),
-                data: $crate::start::section(&raw const __data_start, &raw const __data_end),
-            };
-            // SAFETY: the entry code calls this once, on the boot stack, with its own page tables and what the loader
-            // left; the sections are those of the link script.
-            let boot = unsafe { $crate::start::start(&MONOVISOR_BOARD, magic, data, entry_tsc, &image) };
-            let main: fn(&'static $crate::boot::BootInfo) -> ! = $main;
-            main(boot)
+        #[cfg(not(image))]
+        fn main() {
+            let _ = monovisor_main as fn(_) -> !;
+            eprintln!(
+                "this is the image of board {}, built for no machine: build it with --target x86_64-unknown-linux-gnu",
+                MONOVISOR_BOARD.name
+            );
+            std::process::exit(2);
         }
 
-        $crate::entry_asm!(monovisor_start);
-        $crate::memory_functions!();
+        #[cfg(image)]
+        mod monovisor_image {
+            unsafe extern "C" {
+                static __rodata_start: u8;
+                static __rodata_end: u8;
+                static __text_start: u8;
+                static __text_end: u8;
+                static __data_start: u8;
+                static __data_end: u8;
+            }
 
-        #[panic_handler]
-        fn monovisor_panic(info: &::core::panic::PanicInfo<'_>) -> ! {
-            $crate::start::panic(info)
+            unsafe extern "C" fn start(magic: u32, data: u32, entry_tsc: u64) -> ! {
+                let image = $crate::paging::Image {
+                    constants: $crate::start::section(&raw const __rodata_start, &raw const __rodata_end),
+                    code: $crate::start::section(&raw const __text_start, &raw const __text_end),
+                    data: $crate::start::section(&raw const __data_start, &raw const __data_end),
+                };
+                // SAFETY: the entry code calls this once, on the boot stack, with its own page tables and what the
+                // loader left; the sections are those of the link script.
+                let boot = unsafe { $crate::start::start(&super::MONOVISOR_BOARD, magic, data, entry_tsc, &image) };
+                super::monovisor_main(boot)
+            }
+
+            $crate::entry_asm!(start);
+            $crate::memory_functions!();
+
+            #[panic_handler]
+            fn panic(info: &::core::panic::PanicInfo<'_>) -> ! {
+                $crate::start::panic(info)
+            }
         }
     };
 }
