@@ -6,10 +6,13 @@
 //! - [`paging`]: second-level page tables, one radix builder with an entry format for each vendor;
 //! - [`inject`]: how events merge, and how they are written into EVENTINJ or the VM-entry interruption information;
 //! - [`control`]: which writes to CR0, CR4, EFER, PAT and XCR0 a guest may make;
+//! - [`preflight`]: what this CPU lacks, in plain words;
 //! - [`xstate`]: switching x87, SSE, AVX and later state.
 #![cfg_attr(not(test), no_std)]
 
 pub mod control;
 pub mod inject;
 pub mod paging;
+pub mod preflight;
+pub mod vmx;
 pub mod xstate;
