@@ -1,0 +1,9 @@
+//! The cases, one module a topic.
+
+pub mod cpu;
+pub mod exceptions;
+pub mod last;
+pub mod mmio;
+pub mod paging;
+pub mod ports;
+pub mod time;

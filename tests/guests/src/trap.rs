@@ -1,0 +1,226 @@
+//! Exceptions and interrupts: an IDT of 256 gates, counters, and a way to try an instruction and see what it raises.
+
+use crate::println;
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+global_asm!(
+    r#"
+    .section .text.trap, "ax"
+    .balign 16
+trap_stubs:
+    .set vector, 0
+    .rept 256
+    .balign 16
+    // These push an error code themselves (SDM vol. 3 table 6-1).
+    .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
+    .else
+    .byte 0x6a, 0               // push 0
+    .endif
+    .byte 0x68                  // push vector
+    .long vector
+    jmp trap_common
+    .set vector, vector + 1
+    .endr
+
+trap_common:
+    push rax
+    push rcx
+    push rdx
+    push rbx
+    push rbp
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    cld
+    mov rdi, rsp
+    sub rsp, 512
+    fxsave64 [rsp]
+    call {trap}
+    fxrstor64 [rsp]
+    add rsp, 512
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rbp
+    pop rbx
+    pop rdx
+    pop rcx
+    pop rax
+    add rsp, 16
+    iretq
+"#,
+    trap = sym trap
+);
+
+unsafe extern "C" {
+    static trap_stubs: [[u8; 16]; 256];
+}
+
+/// What the stub and the CPU pushed.
+#[repr(C)]
+struct Frame {
+    registers: [u64; 15],
+    vector: u64,
+    error: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+/// An exception that was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trap {
+    /// Its vector.
+    pub vector: u8,
+    /// Its error code; 0 where it has none.
+    pub error: u32,
+    /// CR2 at that time.
+    pub cr2: u64,
+}
+
+/// An entry of the IDT that a case may damage and must repair.
+pub type Gate = [u64; 2];
+
+static mut IDT: [Gate; 256] = [[0; 2]; 256];
+
+/// Where an expected exception goes on; 0 when none is expected. Written by `attempt!`.
+pub static RESUME: AtomicU64 = AtomicU64::new(0);
+static TAKEN: AtomicU32 = AtomicU32::new(NONE);
+static ERROR: AtomicU32 = AtomicU32::new(0);
+static CR2: AtomicU64 = AtomicU64::new(0);
+static LAST_TSC: AtomicU64 = AtomicU64::new(0);
+static COUNTS: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
+
+const NONE: u32 = u32::MAX;
+
+/// Vectors from here on are interrupts that get an EOI at the local APIC.
+pub const APIC_FIRST: u8 = 0x50;
+/// Vectors of the 8259 pair: 0x20 to 0x2f.
+pub const PIC_FIRST: u8 = 0x20;
+
+/// Builds and loads the IDT, all gates on the trap stack.
+pub fn init() {
+    for vector in 0..=255 {
+        set_gate(vector, gate(vector));
+    }
+    let pointer: [u16; 5] = {
+        let base = &raw const IDT as u64;
+        [4095, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16]
+    };
+    // SAFETY: the table is static and complete.
+    unsafe { asm!("lidt [{}]", in(reg) &pointer, options(nostack)) };
+}
+
+/// The gate that belongs to a vector.
+pub fn gate(vector: u8) -> Gate {
+    // SAFETY: only the address is taken.
+    let address = unsafe { &raw const trap_stubs[vector as usize] } as u64;
+    // Interrupt gate, present, IST 1, selector 8.
+    let low = address & 0xffff | 8 << 16 | 1 << 32 | 0x8e << 40 | (address >> 16 & 0xffff) << 48;
+    [low, address >> 32]
+}
+
+/// Replaces a gate.
+pub fn set_gate(vector: u8, gate: Gate) {
+    // SAFETY: one CPU; the handlers do not write the table.
+    unsafe { (&raw mut IDT[vector as usize]).write_volatile(gate) };
+}
+
+extern "C" fn trap(frame: &mut Frame) {
+    let vector = frame.vector as u8;
+    COUNTS[vector as usize].fetch_add(1, Relaxed);
+    let resume = RESUME.swap(0, Relaxed);
+    let expected = vector < PIC_FIRST || resume != 0 && vector < APIC_FIRST && vector >= 0x30;
+    if expected && resume != 0 {
+        TAKEN.store(frame.vector as u32, Relaxed);
+        ERROR.store(frame.error as u32, Relaxed);
+        CR2.store(crate::read_cr!("cr2"), Relaxed);
+        frame.rip = resume;
+        frame.rflags &= !(1 << 8);
+        return;
+    }
+    RESUME.store(resume, Relaxed);
+    LAST_TSC.store(crate::cpu::tsc(), Relaxed);
+    match vector {
+        // NMI: counted, that is all.
+        2 => {}
+        0..=0x1f => {
+            println!(
+                "FAIL unexpected exception {vector} error {:#x} at {:#x} cr2 {:#x} rsp {:#x}",
+                frame.error,
+                frame.rip,
+                crate::read_cr!("cr2"),
+                frame.rsp
+            );
+            crate::power::off();
+        }
+        0x20..=0x27 => crate::cpu::outp(0x20, 0x20u8),
+        0x28..=0x2f => {
+            crate::cpu::outp(0xa0, 0x20u8);
+            crate::cpu::outp(0x20, 0x20u8);
+        }
+        APIC_FIRST..=0xfe => crate::apic::end_of_interrupt(),
+        _ => {}
+    }
+}
+
+/// How many times a vector was taken.
+pub fn count(vector: u8) -> u32 {
+    COUNTS[vector as usize].load(Relaxed)
+}
+
+/// TSC when the latest interrupt was taken.
+pub fn last_tsc() -> u64 {
+    LAST_TSC.load(Relaxed)
+}
+
+/// What the latest `attempt!` raised.
+pub fn taken() -> Option<Trap> {
+    let vector = TAKEN.swap(NONE, Relaxed);
+    (vector != NONE).then(|| Trap {
+        vector: vector as u8,
+        error: ERROR.load(Relaxed),
+        cr2: CR2.load(Relaxed),
+    })
+}
+
+/// Runs instructions of which one may raise an exception; gives the exception, `None` when there was none.
+///
+/// The lines of assembly stand in brackets, operands follow as in `asm!`, those with explicit registers last.
+#[macro_export]
+macro_rules! attempt {
+    ([$($line:expr),+ $(,)?] $(, $($operand:tt)*)?) => {{
+        // SAFETY: the lines run at ring 0 in a kernel that consists of them; an exception goes on at label 77 with
+        // all registers as they were, which the asm! block declares as its outputs or leaves alone.
+        unsafe {
+            core::arch::asm!(
+                "lea {resume_scratch}, [rip + 77f]",
+                "mov qword ptr [rip + {resume_slot}], {resume_scratch}",
+                $($line,)+
+                "77:",
+                "mov qword ptr [rip + {resume_slot}], 0",
+                resume_slot = sym $crate::trap::RESUME,
+                resume_scratch = out(reg) _,
+                $($($operand)*)?
+            );
+        }
+        $crate::trap::taken()
+    }};
+}
