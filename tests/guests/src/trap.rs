@@ -147,7 +147,7 @@ extern "C" fn trap(frame: &mut Frame) {
     let vector = frame.vector as u8;
     COUNTS[vector as usize].fetch_add(1, Relaxed);
     let resume = RESUME.swap(0, Relaxed);
-    let expected = vector < PIC_FIRST || resume != 0 && vector < APIC_FIRST && vector >= 0x30;
+    let expected = vector < PIC_FIRST || resume != 0 && (0x30..APIC_FIRST).contains(&vector);
     if expected && resume != 0 {
         TAKEN.store(frame.vector as u32, Relaxed);
         ERROR.store(frame.error as u32, Relaxed);
@@ -205,6 +205,7 @@ pub fn taken() -> Option<Trap> {
 ///
 /// The lines of assembly stand in brackets, operands follow as in `asm!`, those with explicit registers last.
 #[macro_export]
+#[allow(clippy::macro_metavars_in_unsafe, reason = "the lines are the instructions under test")]
 macro_rules! attempt {
     ([$($line:expr),+ $(,)?] $(, $($operand:tt)*)?) => {{
         // SAFETY: the lines run at ring 0 in a kernel that consists of them; an exception goes on at label 77 with

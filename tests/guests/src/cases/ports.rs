@@ -65,7 +65,7 @@ static mut BUFFER: Buffer = Buffer([0; 12288]);
 
 fn buffer() -> &'static mut [u8; 12288] {
     // SAFETY: one CPU, one user at a time, no interrupt handler uses it.
-    unsafe { &mut *(&raw mut BUFFER.0) }
+    unsafe { &mut *(&raw mut BUFFER).cast() }
 }
 
 fn strings() {
