@@ -1,0 +1,692 @@
+//! The hypervisor's command line, in the words of QEMU's.
+//!
+//! Words are split as a shell does it, because a QEMU user writes this line as if to a shell and GRUB adds quotes and
+//! backslashes of its own: blanks separate, `'…'` keeps everything, `"…"` keeps everything but `\"`, `\\` and `\'`,
+//! and elsewhere a backslash keeps the next character. Of an option that is given twice the last one counts.
+//!
+//! No error ends the parsing: the monitor has to come up so that the operator can be told. The first is kept, the
+//! others are counted.
+
+use core::fmt;
+
+use heapless::Vec;
+
+/// Longest command line in bytes. Linux takes 2047 in `-append`; the rest is ours.
+pub const MAX_LINE: usize = 4096;
+/// Most `+feature` and `-feature` words of `-cpu`: as many as a person types.
+pub const MAX_CPU_FEATURES: usize = 16;
+/// Host serial ports that `-serial` can name: COM1 to COM4.
+pub const MAX_SERIAL: usize = 4;
+/// Guest RAM without `-m`, as QEMU has it.
+pub const DEFAULT_MEMORY: u64 = 128 << 20;
+
+/// What kind of value a parameter takes (QMP `CommandLineParameterType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterType {
+    /// Any text.
+    String,
+    /// `on` or `off`.
+    Boolean,
+    /// A number.
+    Number,
+    /// A number of bytes with an optional suffix.
+    Size,
+}
+
+impl ParameterType {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Boolean => "boolean",
+            Self::Number => "number",
+            Self::Size => "size",
+        }
+    }
+}
+
+/// One `key=value` of an option (QMP `CommandLineParameterInfo`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Its key.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: ParameterType,
+    /// One line for the operator.
+    pub help: &'static str,
+    /// What holds where it is not given.
+    pub default: Option<&'static str>,
+}
+
+/// One option: the row that drives the parser, the help text and `query-command-line-options`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionInfo {
+    /// Its name without `-`.
+    pub name: &'static str,
+    /// What follows it; empty for a flag.
+    pub argument: &'static str,
+    /// One line for the operator.
+    pub help: &'static str,
+    /// QEMU's name for the option group in `query-command-line-options`; empty where QEMU has none for it, and so
+    /// the option is not listed there.
+    pub group: &'static str,
+    /// What the group takes.
+    pub parameters: &'static [Parameter],
+    action: Action,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Memory,
+    Cpus,
+    Kernel,
+    Initrd,
+    Append,
+    Name,
+    Uuid,
+    Paused,
+    NoReboot,
+    NoShutdown,
+    Serial,
+    Cpu,
+    Device,
+    /// A word of QEMU's that has no meaning here yet; it has an argument unless `argument` is empty.
+    NotYet,
+}
+
+const fn parameter(name: &'static str, kind: ParameterType, help: &'static str) -> Parameter {
+    Parameter { name, kind, help, default: None }
+}
+
+const fn option(
+    name: &'static str,
+    argument: &'static str,
+    help: &'static str,
+    group: &'static str,
+    parameters: &'static [Parameter],
+    action: Action,
+) -> OptionInfo {
+    OptionInfo { name, argument, help, group, parameters, action }
+}
+
+const fn not_yet(name: &'static str, argument: &'static str) -> OptionInfo {
+    option(name, argument, "not yet", "", &[], Action::NotYet)
+}
+
+/// All options. Those whose help is `not yet` are QEMU's and known by name only.
+pub const OPTIONS: &[OptionInfo] = &[
+    option(
+        "m",
+        "[size=]MIB|SIZE",
+        "guest RAM: MiB, or bytes with a suffix k, M, G, T",
+        "memory",
+        &[Parameter { name: "size", kind: ParameterType::Size, help: "guest RAM", default: Some("128M") }],
+        Action::Memory,
+    ),
+    option(
+        "smp",
+        "[cpus=]N",
+        "virtual processors",
+        "smp-opts",
+        &[Parameter {
+            name: "cpus",
+            kind: ParameterType::Number,
+            help: "virtual processors",
+            default: Some("1"),
+        }],
+        Action::Cpus,
+    ),
+    option(
+        "kernel",
+        "FILE",
+        "kernel image: bzImage or vmlinux in the bundle",
+        "machine",
+        &[
+            parameter("kernel", ParameterType::String, "kernel image"),
+            parameter("initrd", ParameterType::String, "initial ramdisk"),
+            parameter("append", ParameterType::String, "kernel command line"),
+        ],
+        Action::Kernel,
+    ),
+    option("initrd", "FILE", "initial ramdisk in the bundle", "", &[], Action::Initrd),
+    option("append", "TEXT", "kernel command line", "", &[], Action::Append),
+    option(
+        "name",
+        "[guest=]NAME",
+        "name of the guest",
+        "name",
+        &[parameter("guest", ParameterType::String, "name of the guest")],
+        Action::Name,
+    ),
+    option("uuid", "UUID", "UUID of the guest", "", &[], Action::Uuid),
+    option("S", "", "do not start the guest: wait for cont", "", &[], Action::Paused),
+    option("no-reboot", "", "a guest that resets itself ends", "", &[], Action::NoReboot),
+    option("no-shutdown", "", "stop the guest where it would end", "", &[], Action::NoShutdown),
+    option("serial", "comN[:BAUD]", "speed of a serial port of the rig", "", &[], Action::Serial),
+    option("cpu", "host|base[,+FEATURE|,-FEATURE|,FEATURE=on|off]...", "CPU model", "", &[], Action::Cpu),
+    option(
+        "device",
+        "isa-debug-exit[,iobase=PORT][,iosize=N]",
+        "a device of the guest",
+        "device",
+        &[],
+        Action::Device,
+    ),
+    not_yet("M", "TYPE"),
+    not_yet("accel", "NAME"),
+    not_yet("acpitable", "…"),
+    not_yet("audiodev", "…"),
+    not_yet("bios", "FILE"),
+    not_yet("blockdev", "…"),
+    not_yet("boot", "…"),
+    not_yet("cdrom", "FILE"),
+    not_yet("chardev", "…"),
+    not_yet("d", "…"),
+    not_yet("debugcon", "DEV"),
+    not_yet("display", "TYPE"),
+    not_yet("drive", "…"),
+    not_yet("enable-kvm", ""),
+    not_yet("fda", "FILE"),
+    not_yet("fw_cfg", "…"),
+    not_yet("global", "…"),
+    not_yet("hda", "FILE"),
+    not_yet("hdb", "FILE"),
+    not_yet("icount", "…"),
+    not_yet("incoming", "URI"),
+    not_yet("loadvm", "NAME"),
+    not_yet("machine", "TYPE"),
+    not_yet("mon", "…"),
+    not_yet("monitor", "DEV"),
+    not_yet("net", "…"),
+    not_yet("netdev", "…"),
+    not_yet("nic", "…"),
+    not_yet("no-acpi", ""),
+    not_yet("no-hpet", ""),
+    not_yet("nodefaults", ""),
+    not_yet("nographic", ""),
+    not_yet("numa", "…"),
+    not_yet("object", "…"),
+    not_yet("parallel", "DEV"),
+    not_yet("qmp", "DEV"),
+    not_yet("rtc", "…"),
+    not_yet("sandbox", "…"),
+    not_yet("smbios", "…"),
+    not_yet("snapshot", ""),
+    not_yet("spice", "…"),
+    not_yet("tpmdev", "…"),
+    not_yet("trace", "…"),
+    not_yet("usb", ""),
+    not_yet("vga", "TYPE"),
+    not_yet("vnc", "…"),
+    not_yet("watchdog", "…"),
+];
+
+/// The option groups as `query-command-line-options` lists them.
+pub fn groups() -> impl Iterator<Item = &'static OptionInfo> {
+    OPTIONS.iter().filter(|option| !option.group.is_empty())
+}
+
+/// What is wrong with the command line: one clear line by `Display`, which names the option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionError<'a> {
+    /// The word that is wrong, or the option, without `-`, whose value is.
+    pub option: &'a str,
+    /// The value, or the part of it that is wrong; empty where there is none.
+    pub value: &'a str,
+    /// What is wrong.
+    pub problem: OptionProblem,
+}
+
+/// Kinds of errors in the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionProblem {
+    /// There is no such option.
+    Unknown,
+    /// QEMU's, but not here yet.
+    NotYet,
+    /// A word that does not start with `-`, where an option is expected.
+    NotAnOption,
+    /// The option's argument is missing.
+    NoArgument,
+    /// The value is not one of this kind.
+    Not(&'static str),
+    /// No such key.
+    UnknownParameter,
+    /// No such device.
+    UnknownDevice,
+    /// More of them than there is room for.
+    TooMany(usize),
+    /// The line is longer than [`MAX_LINE`]; the rest of it is not looked at.
+    TooLong,
+    /// A quote is not closed.
+    OpenQuote,
+    /// A word that is not UTF-8.
+    NotUtf8,
+}
+
+impl fmt::Display for OptionError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { option, value, problem } = self;
+        match problem {
+            OptionProblem::Unknown => write!(f, "-{option}: no such option"),
+            OptionProblem::NotYet if value.is_empty() => write!(f, "-{option}: not supported yet"),
+            OptionProblem::NotYet => write!(f, "-{option} {value}: not supported yet"),
+            OptionProblem::NotAnOption => write!(f, "{option}: not an option (they start with -)"),
+            OptionProblem::NoArgument => write!(f, "-{option}: its argument is missing"),
+            OptionProblem::Not(what) => write!(f, "-{option}: '{value}' is not {what}"),
+            OptionProblem::UnknownParameter => write!(f, "-{option}: no such property: '{value}'"),
+            OptionProblem::UnknownDevice => write!(f, "-{option}: no such device: '{value}'"),
+            OptionProblem::TooMany(limit) => write!(f, "-{option}: '{value}': {limit} at most"),
+            OptionProblem::TooLong => write!(f, "the command line is longer than {MAX_LINE} bytes"),
+            OptionProblem::OpenQuote => f.write_str("the command line has a quote that is not closed"),
+            OptionProblem::NotUtf8 => f.write_str("the command line is not UTF-8"),
+        }
+    }
+}
+
+/// The errors of one command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Errors<'a> {
+    /// The first one.
+    pub first: Option<OptionError<'a>>,
+    /// All of them.
+    pub count: u32,
+}
+
+impl<'a> Errors<'a> {
+    fn add(&mut self, option: &'a str, value: &'a str, problem: OptionProblem) {
+        self.first.get_or_insert(OptionError { option, value, problem });
+        self.count = self.count.saturating_add(1);
+    }
+}
+
+/// Which CPU the guest sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuBase {
+    /// What the rig's CPU has and virtualization can pass on.
+    #[default]
+    Host,
+    /// The least that 64-bit systems expect.
+    Base,
+}
+
+/// `-cpu`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuOption<'a> {
+    /// The model.
+    pub base: CpuBase,
+    /// Features to switch on or off, in the order given.
+    pub features: Vec<(&'a str, bool), MAX_CPU_FEATURES>,
+}
+
+/// `-device isa-debug-exit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DebugExit {
+    /// First port.
+    pub port: u16,
+    /// Number of ports.
+    pub size: u16,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options<'a> {
+    /// `-m`: guest RAM in bytes.
+    pub memory: u64,
+    /// `-smp`: number of virtual processors, at least 1.
+    pub cpus: u8,
+    /// `-kernel`.
+    pub kernel: Option<&'a str>,
+    /// `-initrd`.
+    pub initrd: Option<&'a str>,
+    /// `-append`; empty where it is not given.
+    pub append: &'a str,
+    /// `-name`.
+    pub name: Option<&'a str>,
+    /// `-uuid`: its 16 bytes in the order they are written.
+    pub uuid: Option<[u8; 16]>,
+    /// `-S`.
+    pub paused: bool,
+    /// `-no-reboot`.
+    pub no_reboot: bool,
+    /// `-no-shutdown`.
+    pub no_shutdown: bool,
+    /// `-serial`: bits per second of COM1 to COM4, where given.
+    pub serial: [Option<u32>; MAX_SERIAL],
+    /// `-cpu`.
+    pub cpu: CpuOption<'a>,
+    /// `-device isa-debug-exit`.
+    pub debug_exit: Option<DebugExit>,
+    /// What was wrong.
+    pub errors: Errors<'a>,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            memory: DEFAULT_MEMORY,
+            cpus: 1,
+            kernel: None,
+            initrd: None,
+            append: "",
+            name: None,
+            uuid: None,
+            paused: false,
+            no_reboot: false,
+            no_shutdown: false,
+            serial: [None; MAX_SERIAL],
+            cpu: CpuOption::default(),
+            debug_exit: None,
+            errors: Errors::default(),
+        }
+    }
+}
+
+impl<'a> Options<'a> {
+    /// Parses `line`, which is changed on the way: quotes and backslashes are taken out in place, so that values are
+    /// plain slices of it. A first word that is no option is the image's own file name and is skipped.
+    pub fn parse(line: &'a mut [u8]) -> Self {
+        let mut options = Self::default();
+        let length = line.iter().position(|byte| *byte == 0).unwrap_or(line.len());
+        let split = split_words(line.get_mut(..length.min(MAX_LINE)).unwrap_or_default());
+        let line: &'a [u8] = line;
+        if length > MAX_LINE {
+            options.errors.add("", "", OptionProblem::TooLong);
+        }
+        if split.open_quote {
+            options.errors.add("", "", OptionProblem::OpenQuote);
+        }
+        // Every word ends in a separator, and so there is nothing behind the last one.
+        let words = line.get(..split.length.saturating_sub(1)).unwrap_or_default();
+        let mut words = words.split(|byte| *byte == 0).map(core::str::from_utf8);
+        if split.length == 0 {
+            return options;
+        }
+        let mut first = true;
+        while let Some(word) = words.next() {
+            let Ok(word) = word else {
+                options.errors.add("", "", OptionProblem::NotUtf8);
+                continue;
+            };
+            let skip = core::mem::take(&mut first) && !word.starts_with('-');
+            let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
+                if !skip {
+                    options.errors.add(word, "", OptionProblem::NotAnOption);
+                }
+                continue;
+            };
+            let Some(info) = OPTIONS.iter().find(|info| info.name == name) else {
+                options.errors.add(name, "", OptionProblem::Unknown);
+                continue;
+            };
+            let value = if info.argument.is_empty() {
+                ""
+            } else {
+                match words.next() {
+                    Some(Ok(value)) => value,
+                    Some(Err(_)) => {
+                        options.errors.add(name, "", OptionProblem::NotUtf8);
+                        continue;
+                    }
+                    None => {
+                        options.errors.add(name, "", OptionProblem::NoArgument);
+                        continue;
+                    }
+                }
+            };
+            if let Err((value, problem)) = options.set(info.action, value) {
+                options.errors.add(info.name, value, problem);
+            }
+        }
+        options
+    }
+
+    fn set(&mut self, action: Action, value: &'a str) -> Result<(), (&'a str, OptionProblem)> {
+        match action {
+            Action::Memory => {
+                let text = single(value, "size")?;
+                self.memory = size(text).ok_or((text, OptionProblem::Not("a size (as 256, 512M, 1G)")))?;
+            }
+            Action::Cpus => {
+                let text = single(value, "cpus")?;
+                let count = number(text).and_then(|count| u8::try_from(count).ok());
+                self.cpus = count
+                    .filter(|count| *count != 0)
+                    .ok_or((text, OptionProblem::Not("a number of processors from 1 to 255")))?;
+            }
+            Action::Kernel => self.kernel = Some(value),
+            Action::Initrd => self.initrd = Some(value),
+            Action::Append => self.append = value,
+            Action::Name => self.name = Some(single(value, "guest")?),
+            Action::Uuid => {
+                self.uuid = Some(uuid(value).ok_or((
+                    value,
+                    OptionProblem::Not("a UUID (as 6ba7b810-9dad-11d1-80b4-00c04fd430c8)"),
+                ))?);
+            }
+            Action::Paused => self.paused = true,
+            Action::NoReboot => self.no_reboot = true,
+            Action::NoShutdown => self.no_shutdown = true,
+            Action::Serial => self.set_serial(value)?,
+            Action::Cpu => self.set_cpu(value)?,
+            Action::Device => self.set_device(value)?,
+            Action::NotYet => return Err((value, OptionProblem::NotYet)),
+        }
+        Ok(())
+    }
+
+    fn set_serial(&mut self, value: &'a str) -> Result<(), (&'a str, OptionProblem)> {
+        let (port, baud) = value.split_once(':').unwrap_or((value, ""));
+        let slot = match port.strip_prefix("com").map(str::as_bytes) {
+            Some([digit @ b'1'..=b'4']) => self.serial.get_mut(usize::from(digit - b'1')),
+            _ => None,
+        };
+        let slot = slot.ok_or((value, OptionProblem::Not("a serial port (as com1:115200)")))?;
+        *slot = match baud {
+            "" => None,
+            _ => Some(
+                number(baud)
+                    .and_then(|baud| u32::try_from(baud).ok())
+                    // The divisor of a 16550 has 16 bits and its clock 115200 per second (up to 4 Mbit/s on fast ones).
+                    .filter(|baud| (2..=4_000_000).contains(baud))
+                    .ok_or((baud, OptionProblem::Not("a speed in bits per second")))?,
+            ),
+        };
+        Ok(())
+    }
+
+    fn set_cpu(&mut self, value: &'a str) -> Result<(), (&'a str, OptionProblem)> {
+        let mut parts = value.split(',');
+        let model = parts.next().unwrap_or_default();
+        let mut cpu = CpuOption {
+            base: match model {
+                "host" | "max" => CpuBase::Host,
+                "base" => CpuBase::Base,
+                _ => return Err((model, OptionProblem::Not("a CPU model (host or base)"))),
+            },
+            features: Vec::new(),
+        };
+        for part in parts {
+            let feature = if let Some(name) = part.strip_prefix('+') {
+                (name, true)
+            } else if let Some(name) = part.strip_prefix('-') {
+                (name, false)
+            } else {
+                match part.split_once('=') {
+                    Some((name, "on")) => (name, true),
+                    Some((name, "off")) => (name, false),
+                    _ => return Err((part, OptionProblem::Not("a feature (as +x2apic or x2apic=on)"))),
+                }
+            };
+            cpu.features.push(feature).map_err(|_| (part, OptionProblem::TooMany(MAX_CPU_FEATURES)))?;
+        }
+        self.cpu = cpu;
+        Ok(())
+    }
+
+    fn set_device(&mut self, value: &'a str) -> Result<(), (&'a str, OptionProblem)> {
+        let mut parts = value.split(',');
+        let driver = parts.next().unwrap_or_default();
+        match driver.strip_prefix("driver=").unwrap_or(driver) {
+            "isa-debug-exit" => {}
+            driver if NOT_YET_DEVICES.contains(&driver) => return Err((driver, OptionProblem::NotYet)),
+            driver => return Err((driver, OptionProblem::UnknownDevice)),
+        }
+        // The defaults are QEMU's.
+        let mut device = DebugExit { port: 0x501, size: 2 };
+        for part in parts {
+            let (key, text) = part.split_once('=').unwrap_or((part, ""));
+            let number = || {
+                number(text)
+                    .and_then(|number| u16::try_from(number).ok())
+                    .ok_or((part, OptionProblem::Not("a number from 0 to 65535")))
+            };
+            match key {
+                "iobase" => device.port = number()?,
+                "iosize" => device.size = number()?,
+                "id" => {}
+                _ => return Err((key, OptionProblem::UnknownParameter)),
+            }
+        }
+        self.debug_exit = Some(device);
+        Ok(())
+    }
+}
+
+/// Devices of QEMU that a guest will get here.
+const NOT_YET_DEVICES: [&str; 14] = [
+    "pc-testdev",
+    "pvpanic",
+    "vfio-pci",
+    "virtconsole",
+    "virtio-balloon-pci",
+    "virtio-blk-pci",
+    "virtio-keyboard-pci",
+    "virtio-mouse-pci",
+    "virtio-net-pci",
+    "virtio-rng-pci",
+    "virtio-scsi-pci",
+    "virtio-serial-pci",
+    "virtio-tablet-pci",
+    "virtserialport",
+];
+
+struct Split {
+    /// Bytes of words and separators at the start of the line.
+    length: usize,
+    open_quote: bool,
+}
+
+/// Splits `line` in place into words, each followed by one zero byte. The result is never longer than the line but
+/// for the last separator; where that has no room the last word's end is the line's.
+fn split_words(line: &mut [u8]) -> Split {
+    let (mut read, mut write) = (0usize, 0usize);
+    let mut quote = None;
+    let mut in_word = false;
+    let mut put = |line: &mut [u8], byte: u8| {
+        if let Some(place) = line.get_mut(write) {
+            *place = byte;
+        }
+        write += 1;
+    };
+    while let Some(&byte) = line.get(read) {
+        read += 1;
+        match (quote, byte) {
+            (None, b' ' | b'\t' | b'\n' | b'\r') => {
+                if in_word {
+                    put(line, 0);
+                }
+                in_word = false;
+            }
+            (None, b'"' | b'\'') => {
+                quote = Some(byte);
+                in_word = true;
+            }
+            (Some(open), _) if open == byte => quote = None,
+            (None | Some(b'"'), b'\\') => {
+                let next = line.get(read).copied();
+                let escaped = match (quote, next) {
+                    (None, Some(next)) => Some(next),
+                    (Some(_), Some(next @ (b'"' | b'\\' | b'\''))) => Some(next),
+                    _ => None,
+                };
+                if escaped.is_some() {
+                    read += 1;
+                }
+                put(line, escaped.unwrap_or(byte));
+                in_word = true;
+            }
+            _ => {
+                put(line, byte);
+                in_word = true;
+            }
+        }
+    }
+    if in_word {
+        put(line, 0);
+    }
+    Split { length: write, open_quote: quote.is_some() }
+}
+
+/// The value of an option that takes `key=value` with one key only, which can be left out.
+fn single<'a>(value: &'a str, key: &str) -> Result<&'a str, (&'a str, OptionProblem)> {
+    let mut parts = value.split(',');
+    let first = parts.next().unwrap_or_default();
+    if let Some(other) = parts.next() {
+        return Err((other, OptionProblem::UnknownParameter));
+    }
+    match first.split_once('=') {
+        Some((name, value)) if name == key => Ok(value),
+        Some((name, _)) => Err((name, OptionProblem::UnknownParameter)),
+        None => Ok(first),
+    }
+}
+
+/// A decimal number, or a hexadecimal one behind `0x`.
+fn number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    // from_str_radix would take a sign.
+    if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    u64::from_str_radix(digits, radix).ok()
+}
+
+/// A number of bytes; MiB where there is no suffix.
+fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'b' | b'B' if !text.starts_with("0x") => (text.get(..text.len() - 1)?, 0),
+        b'k' | b'K' => (text.get(..text.len() - 1)?, 10),
+        b'm' | b'M' => (text.get(..text.len() - 1)?, 20),
+        b'g' | b'G' => (text.get(..text.len() - 1)?, 30),
+        b't' | b'T' => (text.get(..text.len() - 1)?, 40),
+        _ => (text, 20),
+    };
+    let value = number(digits)?;
+    value.checked_mul(1 << shift).filter(|size| *size != 0)
+}
+
+fn uuid(text: &str) -> Option<[u8; 16]> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 36 {
+        return None;
+    }
+    let mut uuid = [0u8; 16];
+    let mut digits = 0usize;
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 8 | 13 | 18 | 23) {
+            if *byte != b'-' {
+                return None;
+            }
+            continue;
+        }
+        let digit = char::from(*byte).to_digit(16)? as u8;
+        let place = uuid.get_mut(digits / 2)?;
+        *place = *place << 4 | digit;
+        digits += 1;
+    }
+    Some(uuid)
+}
