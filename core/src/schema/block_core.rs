@@ -1,4 +1,4 @@
-//! block-core
+//! Block devices and nodes: state, statistics, snapshots, bitmaps, throttling, media.
 
 use super::block_job::NewImageMode;
 use super::blockdev::{BlockdevCacheInfo, BlockdevDetectZeroesOptions};
@@ -7,10 +7,11 @@ use super::crypto::QCryptoBlockInfoLUKS;
 use super::value::{Boxed, List};
 
 types! {
-    /// `SnapshotInfo`.
+    /// An internal snapshot.
     struct SnapshotInfo<'a> {
         id: &'a str,
         name: &'a str,
+        /// Bytes.
         vm_state_size as "vm-state-size": i64,
         date_sec as "date-sec": i64,
         date_nsec as "date-nsec": i64,
@@ -18,7 +19,7 @@ types! {
         vm_clock_nsec as "vm-clock-nsec": i64,
     }
 
-    /// `ImageInfoSpecificQCow2`.
+    /// What qcow2 adds.
     struct ImageInfoSpecificQCow2<'a> {
         compat: &'a str,
         lazy_refcounts as "lazy-refcounts": Option<bool>,
@@ -26,7 +27,7 @@ types! {
         refcount_bits as "refcount-bits": i64,
     }
 
-    /// `ImageInfoSpecificVmdk`.
+    /// What VMDK adds.
     struct ImageInfoSpecificVmdk<'a> {
         create_type as "create-type": &'a str,
         cid: i64,
@@ -34,20 +35,23 @@ types! {
         extents: List<'a, ImageInfo<'a>>,
     }
 
-    /// `ImageInfoSpecific`.
+    /// What the format adds.
     simple ImageInfoSpecific<'a>: ImageInfoSpecificKind {
         Qcow2(ImageInfoSpecificQCow2<'a>) = "qcow2",
         Vmdk(ImageInfoSpecificVmdk<'a>) = "vmdk",
         Luks(QCryptoBlockInfoLUKS<'a>) = "luks",
     }
 
-    /// `ImageInfo`.
+    /// An image.
     struct ImageInfo<'a> {
         filename: &'a str,
         format: &'a str,
         dirty_flag as "dirty-flag": Option<bool>,
+        /// What it takes, in bytes.
         actual_size as "actual-size": Option<i64>,
+        /// What the guest sees, in bytes.
         virtual_size as "virtual-size": i64,
+        /// Bytes.
         cluster_size as "cluster-size": Option<i64>,
         encrypted: Option<bool>,
         compressed: Option<bool>,
@@ -59,13 +63,14 @@ types! {
         format_specific as "format-specific": Option<ImageInfoSpecific<'a>>,
     }
 
-    /// `BlockDeviceInfo`.
+    /// A node.
     struct BlockDeviceInfo<'a> {
         file: &'a str,
         node_name as "node-name": Option<&'a str>,
         ro: bool,
         drv: &'a str,
         backing_file: Option<&'a str>,
+        /// How many backing files there are below it.
         backing_file_depth: i64,
         encrypted: bool,
         encryption_key_missing: bool,
@@ -95,42 +100,46 @@ types! {
         write_threshold: i64,
     }
 
-    /// `BlockDeviceIoStatus`.
+    /// How the last operations went.
     enum BlockDeviceIoStatus {
         Ok = "ok",
         Failed = "failed",
         Nospace = "nospace",
     }
 
-    /// `DirtyBitmapStatus`.
+    /// What a bitmap is doing.
     enum DirtyBitmapStatus {
         Active = "active",
         Disabled = "disabled",
         Frozen = "frozen",
     }
 
-    /// `BlockDirtyInfo`.
+    /// A bitmap of what has changed.
     struct BlockDirtyInfo<'a> {
         name: Option<&'a str>,
+        /// Bytes that are dirty.
         count: i64,
+        /// Bytes for each bit.
         granularity: u32,
         status: DirtyBitmapStatus,
     }
 
-    /// `BlockInfo`.
+    /// A drive.
     struct BlockInfo<'a> {
         device: &'a str,
         kind as "type": &'a str,
         removable: bool,
         locked: bool,
+        /// Absent where it is empty.
         inserted: Option<BlockDeviceInfo<'a>>,
         tray_open: Option<bool>,
         io_status as "io-status": Option<BlockDeviceIoStatus>,
         dirty_bitmaps as "dirty-bitmaps": Option<List<'a, BlockDirtyInfo<'a>>>,
     }
 
-    /// `BlockDeviceTimedStats`.
+    /// Statistics of an interval.
     struct BlockDeviceTimedStats {
+        /// Seconds.
         interval_length: i64,
         min_rd_latency_ns: i64,
         max_rd_latency_ns: i64,
@@ -145,7 +154,7 @@ types! {
         avg_wr_queue_depth: f64,
     }
 
-    /// `BlockDeviceStats`.
+    /// Statistics since the start.
     struct BlockDeviceStats<'a> {
         rd_bytes: i64,
         wr_bytes: i64,
@@ -170,7 +179,7 @@ types! {
         timed_stats: List<'a, BlockDeviceTimedStats>,
     }
 
-    /// `BlockStats`.
+    /// Statistics of a drive or a node.
     struct BlockStats<'a> {
         device: Option<&'a str>,
         node_name as "node-name": Option<&'a str>,
@@ -179,7 +188,7 @@ types! {
         backing: Option<Boxed<'a, BlockStats<'a>>>,
     }
 
-    /// `BlockdevOnError`.
+    /// What a job does about an error.
     enum BlockdevOnError {
         Report = "report",
         Ignore = "ignore",
@@ -188,7 +197,7 @@ types! {
         Auto = "auto",
     }
 
-    /// `BlockdevSnapshotSync`.
+    /// A new image on top of a node.
     struct BlockdevSnapshotSync<'a> {
         device: Option<&'a str>,
         node_name as "node-name": Option<&'a str>,
@@ -198,26 +207,27 @@ types! {
         mode: Option<NewImageMode>,
     }
 
-    /// `BlockdevSnapshot`.
+    /// A node to be put on top of another.
     struct BlockdevSnapshot<'a> {
         node: &'a str,
         overlay: &'a str,
     }
 
-    /// `BlockDirtyBitmap`.
+    /// A node and a bitmap of it.
     struct BlockDirtyBitmap<'a> {
         node: &'a str,
         name: &'a str,
     }
 
-    /// `BlockDirtyBitmapAdd`.
+    /// A bitmap to be made.
     struct BlockDirtyBitmapAdd<'a> {
         node: &'a str,
         name: &'a str,
+        /// Bytes for each bit, a power of two.
         granularity: Option<u32>,
     }
 
-    /// `BlockIOThrottle`.
+    /// The limits of a drive: bytes and operations a second, in total or by direction; 0 is no limit.
     struct BlockIoThrottle<'a> {
         device: Option<&'a str>,
         id: Option<&'a str>,
@@ -243,14 +253,14 @@ types! {
         group: Option<&'a str>,
     }
 
-    /// `BlockdevChangeReadOnlyMode`.
+    /// Whether the new medium may be written.
     enum BlockdevChangeReadOnlyMode {
         Retain = "retain",
         ReadOnly = "read-only",
         ReadWrite = "read-write",
     }
 
-    /// `BlockErrorAction`.
+    /// What is done about an error.
     enum BlockErrorAction {
         Ignore = "ignore",
         Report = "report",
@@ -259,83 +269,84 @@ types! {
 }
 
 commands! {
-    /// `query-block`.
+    /// Lists the drives.
     QUERY_BLOCK = "query-block" -> [BlockInfo];
 
-    /// `query-blockstats`.
+    /// Lists statistics of drives, or of all nodes.
     QUERY_BLOCKSTATS = "query-blockstats"(QueryBlockstatsArgs {
         query_nodes as "query-nodes": Option<bool>,
     }) -> [BlockStats];
 
-    /// `block_passwd`.
+    /// Gives the password of an encrypted image.
     BLOCK_PASSWD = "block_passwd"(BlockPasswdArgs<'a> {
         device: Option<&'a str>,
         node_name as "node-name": Option<&'a str>,
         password: &'a str,
     });
 
-    /// `block_resize`.
+    /// Changes the size of an image.
     BLOCK_RESIZE = "block_resize"(BlockResizeArgs<'a> {
         device: Option<&'a str>,
         node_name as "node-name": Option<&'a str>,
+        /// Bytes.
         size: i64,
     });
 
-    /// `blockdev-snapshot-sync`.
+    /// Makes a new image and puts it on top of a node.
     BLOCKDEV_SNAPSHOT_SYNC = "blockdev-snapshot-sync"(BlockdevSnapshotSync);
 
-    /// `blockdev-snapshot`.
+    /// Puts a node on top of another.
     BLOCKDEV_SNAPSHOT = "blockdev-snapshot"(BlockdevSnapshot);
 
-    /// `change-backing-file`.
+    /// Writes another backing file name into an image.
     CHANGE_BACKING_FILE = "change-backing-file"(ChangeBackingFileArgs<'a> {
         device: &'a str,
         image_node_name as "image-node-name": &'a str,
         backing_file as "backing-file": &'a str,
     });
 
-    /// `query-named-block-nodes`.
+    /// Lists the nodes that have a name.
     QUERY_NAMED_BLOCK_NODES = "query-named-block-nodes" -> [BlockDeviceInfo];
 
-    /// `block-dirty-bitmap-add`.
+    /// Makes a bitmap that keeps record of what changes.
     BLOCK_DIRTY_BITMAP_ADD = "block-dirty-bitmap-add"(BlockDirtyBitmapAdd);
 
-    /// `block-dirty-bitmap-remove`.
+    /// Removes a bitmap.
     BLOCK_DIRTY_BITMAP_REMOVE = "block-dirty-bitmap-remove"(BlockDirtyBitmap);
 
-    /// `block-dirty-bitmap-clear`.
+    /// Clears a bitmap.
     BLOCK_DIRTY_BITMAP_CLEAR = "block-dirty-bitmap-clear"(BlockDirtyBitmap);
 
-    /// `block_set_io_throttle`.
+    /// Limits what a drive may do.
     BLOCK_SET_IO_THROTTLE = "block_set_io_throttle"(BlockIoThrottle);
 
-    /// `blockdev-open-tray`.
+    /// Opens the tray of a drive.
     BLOCKDEV_OPEN_TRAY = "blockdev-open-tray"(BlockdevOpenTrayArgs<'a> {
         device: Option<&'a str>,
         id: Option<&'a str>,
         force: Option<bool>,
     });
 
-    /// `blockdev-close-tray`.
+    /// Closes the tray of a drive.
     BLOCKDEV_CLOSE_TRAY = "blockdev-close-tray"(BlockdevCloseTrayArgs<'a> {
         device: Option<&'a str>,
         id: Option<&'a str>,
     });
 
-    /// `x-blockdev-remove-medium`.
+    /// Takes the medium out of a drive whose tray is open.
     X_BLOCKDEV_REMOVE_MEDIUM = "x-blockdev-remove-medium"(XBlockdevRemoveMediumArgs<'a> {
         device: Option<&'a str>,
         id: Option<&'a str>,
     });
 
-    /// `x-blockdev-insert-medium`.
+    /// Puts a node into a drive whose tray is open.
     X_BLOCKDEV_INSERT_MEDIUM = "x-blockdev-insert-medium"(XBlockdevInsertMediumArgs<'a> {
         device: Option<&'a str>,
         id: Option<&'a str>,
         node_name as "node-name": &'a str,
     });
 
-    /// `blockdev-change-medium`.
+    /// Changes the medium of a drive, tray and all.
     BLOCKDEV_CHANGE_MEDIUM = "blockdev-change-medium"(BlockdevChangeMediumArgs<'a> {
         device: Option<&'a str>,
         id: Option<&'a str>,
@@ -344,27 +355,28 @@ commands! {
         read_only_mode as "read-only-mode": Option<BlockdevChangeReadOnlyMode>,
     });
 
-    /// `block-set-write-threshold`.
+    /// Has BLOCK_WRITE_THRESHOLD sent when a node is written beyond a point.
     BLOCK_SET_WRITE_THRESHOLD = "block-set-write-threshold"(BlockSetWriteThresholdArgs<'a> {
         node_name as "node-name": &'a str,
+        /// Bytes from the start; 0: none.
         write_threshold as "write-threshold": u64,
     });
 
-    /// `x-blockdev-change`.
+    /// Adds a child to a node, or takes one away.
     X_BLOCKDEV_CHANGE = "x-blockdev-change"(XBlockdevChangeArgs<'a> {
         parent: &'a str,
         child: Option<&'a str>,
         node: Option<&'a str>,
     });
 
-    /// `x-blockdev-del`.
+    /// Removes a node.
     X_BLOCKDEV_DEL = "x-blockdev-del"(XBlockdevDelArgs<'a> {
         node_name as "node-name": &'a str,
     });
 }
 
 events! {
-    /// `BLOCK_IMAGE_CORRUPTED`.
+    /// An image was found to be corrupt.
     BLOCK_IMAGE_CORRUPTED = BlockImageCorrupted<'a> {
         device: &'a str,
         node_name as "node-name": Option<&'a str>,
@@ -374,7 +386,7 @@ events! {
         fatal: bool,
     };
 
-    /// `BLOCK_IO_ERROR`.
+    /// An operation of a drive has failed.
     BLOCK_IO_ERROR = BlockIoError<'a> {
         device: &'a str,
         node_name as "node-name": &'a str,
@@ -384,9 +396,10 @@ events! {
         reason: &'a str,
     };
 
-    /// `BLOCK_WRITE_THRESHOLD`.
+    /// A node was written beyond its threshold, which is cleared by that.
     BLOCK_WRITE_THRESHOLD = BlockWriteThreshold<'a> {
         node_name as "node-name": &'a str,
+        /// Bytes.
         amount_exceeded as "amount-exceeded": u64,
         write_threshold as "write-threshold": u64,
     };

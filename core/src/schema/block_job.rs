@@ -1,10 +1,10 @@
-//! block-job
+//! Long-running block operations.
 
 use super::block_core::{BlockDeviceIoStatus, BlockErrorAction, BlockdevOnError};
 use super::common::IoOperationType;
 
 types! {
-    /// `MirrorSyncMode`.
+    /// Which data a job copies.
     enum MirrorSyncMode {
         Top = "top",
         Full = "full",
@@ -12,7 +12,7 @@ types! {
         Incremental = "incremental",
     }
 
-    /// `BlockJobType`.
+    /// What a job does.
     enum BlockJobType {
         Commit = "commit",
         Stream = "stream",
@@ -20,26 +20,28 @@ types! {
         Backup = "backup",
     }
 
-    /// `BlockJobInfo`.
+    /// A job.
     struct BlockJobInfo<'a> {
         kind as "type": &'a str,
         device: &'a str,
+        /// The end of `offset`.
         len: i64,
         offset: i64,
         busy: bool,
         paused: bool,
+        /// Bytes a second; 0: no limit.
         speed: i64,
         io_status as "io-status": BlockDeviceIoStatus,
         ready: bool,
     }
 
-    /// `NewImageMode`.
+    /// Whether an image is made or there.
     enum NewImageMode {
         Existing = "existing",
         AbsolutePaths = "absolute-paths",
     }
 
-    /// `DriveBackup`.
+    /// A backup to a new image.
     struct DriveBackup<'a> {
         job_id as "job-id": Option<&'a str>,
         device: &'a str,
@@ -54,7 +56,7 @@ types! {
         on_target_error as "on-target-error": Option<BlockdevOnError>,
     }
 
-    /// `BlockdevBackup`.
+    /// A backup to a node.
     struct BlockdevBackup<'a> {
         job_id as "job-id": Option<&'a str>,
         device: &'a str,
@@ -66,7 +68,7 @@ types! {
         on_target_error as "on-target-error": Option<BlockdevOnError>,
     }
 
-    /// `DriveMirror`.
+    /// A mirror to be begun.
     struct DriveMirror<'a> {
         job_id as "job-id": Option<&'a str>,
         device: &'a str,
@@ -86,10 +88,10 @@ types! {
 }
 
 commands! {
-    /// `query-block-jobs`.
+    /// Lists the jobs.
     QUERY_BLOCK_JOBS = "query-block-jobs" -> [BlockJobInfo];
 
-    /// `block-commit`.
+    /// Writes what an image holds into one below it.
     BLOCK_COMMIT = "block-commit"(BlockCommitArgs<'a> {
         job_id as "job-id": Option<&'a str>,
         device: &'a str,
@@ -99,16 +101,16 @@ commands! {
         speed: Option<i64>,
     });
 
-    /// `drive-backup`.
+    /// Copies a drive as it is now to an image, while the guest writes on.
     DRIVE_BACKUP = "drive-backup"(DriveBackup);
 
-    /// `blockdev-backup`.
+    /// Copies a drive as it is now to a node, while the guest writes on.
     BLOCKDEV_BACKUP = "blockdev-backup"(BlockdevBackup);
 
-    /// `drive-mirror`.
+    /// Copies a drive to an image and keeps that up to date.
     DRIVE_MIRROR = "drive-mirror"(DriveMirror);
 
-    /// `blockdev-mirror`.
+    /// Copies a drive to a node and keeps that up to date.
     BLOCKDEV_MIRROR = "blockdev-mirror"(BlockdevMirrorArgs<'a> {
         job_id as "job-id": Option<&'a str>,
         device: &'a str,
@@ -122,7 +124,7 @@ commands! {
         on_target_error as "on-target-error": Option<BlockdevOnError>,
     });
 
-    /// `block-stream`.
+    /// Fetches into an image what is in those below it.
     BLOCK_STREAM = "block-stream"(BlockStreamArgs<'a> {
         job_id as "job-id": Option<&'a str>,
         device: &'a str,
@@ -133,46 +135,48 @@ commands! {
         on_error as "on-error": Option<BlockdevOnError>,
     });
 
-    /// `block-job-set-speed`.
+    /// Limits the speed of a job.
     BLOCK_JOB_SET_SPEED = "block-job-set-speed"(BlockJobSetSpeedArgs<'a> {
         device: &'a str,
+        /// Bytes a second; 0: no limit.
         speed: i64,
     });
 
-    /// `block-job-cancel`.
+    /// Ends a job before its time.
     BLOCK_JOB_CANCEL = "block-job-cancel"(BlockJobCancelArgs<'a> {
         device: &'a str,
         force: Option<bool>,
     });
 
-    /// `block-job-pause`.
+    /// Pauses a job.
     BLOCK_JOB_PAUSE = "block-job-pause"(BlockJobPauseArgs<'a> {
         device: &'a str,
     });
 
-    /// `block-job-resume`.
+    /// Lets a paused job go on.
     BLOCK_JOB_RESUME = "block-job-resume"(BlockJobResumeArgs<'a> {
         device: &'a str,
     });
 
-    /// `block-job-complete`.
+    /// Ends a job that is ready: the drive goes over to the copy.
     BLOCK_JOB_COMPLETE = "block-job-complete"(BlockJobCompleteArgs<'a> {
         device: &'a str,
     });
 }
 
 events! {
-    /// `BLOCK_JOB_COMPLETED`.
+    /// A job has ended.
     BLOCK_JOB_COMPLETED = BlockJobCompleted<'a> {
         kind as "type": BlockJobType,
         device: &'a str,
         len: i64,
         offset: i64,
         speed: i64,
+        /// Why it failed; absent where it did not.
         error: Option<&'a str>,
     };
 
-    /// `BLOCK_JOB_CANCELLED`.
+    /// A job was cancelled.
     BLOCK_JOB_CANCELLED = BlockJobCancelled<'a> {
         kind as "type": BlockJobType,
         device: &'a str,
@@ -181,14 +185,14 @@ events! {
         speed: i64,
     };
 
-    /// `BLOCK_JOB_ERROR`.
+    /// A job had an error.
     BLOCK_JOB_ERROR = BlockJobError<'a> {
         device: &'a str,
         operation: IoOperationType,
         action: BlockErrorAction,
     };
 
-    /// `BLOCK_JOB_READY`.
+    /// A job can be completed.
     BLOCK_JOB_READY = BlockJobReady<'a> {
         kind as "type": BlockJobType,
         device: &'a str,

@@ -1,42 +1,42 @@
-//! blockdev
+//! Options of block nodes, for every driver.
 
 use super::sockets::{InetSocketAddress, SocketAddress, UnixSocketAddress};
 use super::value::{Boxed, List};
 
 types! {
-    /// `BlockdevCacheInfo`.
+    /// The cache mode of a node.
     struct BlockdevCacheInfo {
         writeback: bool,
         direct: bool,
         no_flush as "no-flush": bool,
     }
 
-    /// `BlockdevDiscardOptions`.
+    /// What is done with discards of the guest.
     enum BlockdevDiscardOptions {
         Ignore = "ignore",
         Unmap = "unmap",
     }
 
-    /// `BlockdevDetectZeroesOptions`.
+    /// What is done with zeros that the guest writes.
     enum BlockdevDetectZeroesOptions {
         Off = "off",
         On = "on",
         Unmap = "unmap",
     }
 
-    /// `BlockdevAioOptions`.
+    /// How a file is read and written.
     enum BlockdevAioOptions {
         Threads = "threads",
         Native = "native",
     }
 
-    /// `BlockdevCacheOptions`.
+    /// The cache mode of a node.
     struct BlockdevCacheOptions {
         direct: Option<bool>,
         no_flush as "no-flush": Option<bool>,
     }
 
-    /// `BlockdevDriver`.
+    /// The drivers.
     enum BlockdevDriver {
         Archipelago = "archipelago",
         Blkdebug = "blkdebug",
@@ -72,19 +72,21 @@ types! {
         Vvfat = "vvfat",
     }
 
-    /// `BlockdevOptionsFile`.
+    /// Files.
     struct BlockdevOptionsFile<'a> {
         filename: &'a str,
         aio: Option<BlockdevAioOptions>,
     }
 
-    /// `BlockdevOptionsNull`.
+    /// Nothing at all: reads zeros.
     struct BlockdevOptionsNull {
+        /// Bytes.
         size: Option<i64>,
+        /// How long an operation takes, in nanoseconds.
         latency_ns as "latency-ns": Option<u64>,
     }
 
-    /// `BlockdevOptionsVVFAT`.
+    /// A directory as a FAT file system.
     struct BlockdevOptionsVvfat<'a> {
         dir: &'a str,
         fat_type as "fat-type": Option<i64>,
@@ -93,24 +95,24 @@ types! {
         rw: Option<bool>,
     }
 
-    /// `BlockdevOptionsGenericFormat`.
+    /// Formats without options of their own.
     struct BlockdevOptionsGenericFormat<'a> {
         file: BlockdevRef<'a>,
     }
 
-    /// `BlockdevOptionsLUKS`.
+    /// LUKS.
     struct BlockdevOptionsLUKS<'a> {
         file: BlockdevRef<'a>,
         key_secret as "key-secret": Option<&'a str>,
     }
 
-    /// `BlockdevOptionsGenericCOWFormat`.
+    /// Formats with a backing file and no more.
     struct BlockdevOptionsGenericCOWFormat<'a> {
         file: BlockdevRef<'a>,
         backing: Option<BlockdevRef<'a>>,
     }
 
-    /// `Qcow2OverlapCheckMode`.
+    /// Sets of checks against overwriting metadata.
     enum Qcow2OverlapCheckMode {
         None = "none",
         Constant = "constant",
@@ -118,7 +120,7 @@ types! {
         All = "all",
     }
 
-    /// `Qcow2OverlapCheckFlags`.
+    /// Checks against overwriting metadata, one by one.
     struct Qcow2OverlapCheckFlags {
         template: Option<Qcow2OverlapCheckMode>,
         main_header as "main-header": Option<bool>,
@@ -131,7 +133,7 @@ types! {
         inactive_l2 as "inactive-l2": Option<bool>,
     }
 
-    /// `Qcow2OverlapChecks`.
+    /// Checks against overwriting metadata.
     alternate Qcow2OverlapChecks {
         /// Each check by itself.
         Flags(Qcow2OverlapCheckFlags),
@@ -139,7 +141,7 @@ types! {
         Mode(Qcow2OverlapCheckMode),
     }
 
-    /// `BlockdevOptionsQcow2`.
+    /// qcow2.
     struct BlockdevOptionsQcow2<'a> {
         file: BlockdevRef<'a>,
         backing: Option<BlockdevRef<'a>>,
@@ -154,14 +156,14 @@ types! {
         cache_clean_interval as "cache-clean-interval": Option<i64>,
     }
 
-    /// `BlockdevOptionsSsh`.
+    /// Files by SSH.
     struct BlockdevOptionsSsh<'a> {
         server: InetSocketAddress<'a>,
         path: &'a str,
         user: Option<&'a str>,
     }
 
-    /// `BlkdebugEvent`.
+    /// Places where errors may be injected.
     enum BlkdebugEvent {
         L1Update = "l1_update",
         L1GrowAllocTable = "l1_grow_alloc_table",
@@ -208,7 +210,7 @@ types! {
         EmptyImagePrepare = "empty_image_prepare",
     }
 
-    /// `BlkdebugInjectErrorOptions`.
+    /// An error to be injected.
     struct BlkdebugInjectErrorOptions {
         event: BlkdebugEvent,
         state: Option<i64>,
@@ -218,14 +220,14 @@ types! {
         immediately: Option<bool>,
     }
 
-    /// `BlkdebugSetStateOptions`.
+    /// A change of the injector's state.
     struct BlkdebugSetStateOptions {
         event: BlkdebugEvent,
         state: Option<i64>,
         new_state: i64,
     }
 
-    /// `BlockdevOptionsBlkdebug`.
+    /// Injects errors.
     struct BlockdevOptionsBlkdebug<'a> {
         image: BlockdevRef<'a>,
         config: Option<&'a str>,
@@ -234,19 +236,19 @@ types! {
         set_state as "set-state": Option<List<'a, BlkdebugSetStateOptions>>,
     }
 
-    /// `BlockdevOptionsBlkverify`.
+    /// Compares two nodes with each other.
     struct BlockdevOptionsBlkverify<'a> {
         test: BlockdevRef<'a>,
         raw: BlockdevRef<'a>,
     }
 
-    /// `QuorumReadPattern`.
+    /// How a quorum reads.
     enum QuorumReadPattern {
         Quorum = "quorum",
         Fifo = "fifo",
     }
 
-    /// `BlockdevOptionsQuorum`.
+    /// Several copies that vote.
     struct BlockdevOptionsQuorum<'a> {
         blkverify: Option<bool>,
         children: List<'a, BlockdevRef<'a>>,
@@ -255,7 +257,7 @@ types! {
         read_pattern as "read-pattern": Option<QuorumReadPattern>,
     }
 
-    /// `BlockdevOptionsGluster`.
+    /// Gluster.
     struct BlockdevOptionsGluster<'a> {
         volume: &'a str,
         path: &'a str,
@@ -264,31 +266,31 @@ types! {
         logfile: Option<&'a str>,
     }
 
-    /// `ReplicationMode`.
+    /// The side of a replication.
     enum ReplicationMode {
         Primary = "primary",
         Secondary = "secondary",
     }
 
-    /// `BlockdevOptionsReplication`.
+    /// Replication.
     struct BlockdevOptionsReplication<'a> {
         file: BlockdevRef<'a>,
         mode: ReplicationMode,
         top_id as "top-id": Option<&'a str>,
     }
 
-    /// `NFSTransport`.
+    /// How an NFS server is reached.
     enum NFSTransport {
         Inet = "inet",
     }
 
-    /// `NFSServer`.
+    /// An NFS server.
     struct NFSServer<'a> {
         kind as "type": NFSTransport,
         host: &'a str,
     }
 
-    /// `BlockdevOptionsNfs`.
+    /// NFS.
     struct BlockdevOptionsNfs<'a> {
         server: NFSServer<'a>,
         path: &'a str,
@@ -300,21 +302,21 @@ types! {
         debug: Option<i64>,
     }
 
-    /// `BlockdevOptionsNbd`.
+    /// A server that speaks NBD.
     struct BlockdevOptionsNbd<'a> {
         server: SocketAddress<'a>,
         export: Option<&'a str>,
         tls_creds as "tls-creds": Option<&'a str>,
     }
 
-    /// `BlockdevOptionsRaw`.
+    /// Raw images, or a part of another node.
     struct BlockdevOptionsRaw<'a> {
         file: BlockdevRef<'a>,
         offset: Option<i64>,
         size: Option<i64>,
     }
 
-    /// `BlockdevOptions`.
+    /// A node.
     union BlockdevOptions<'a> {
         base {
             driver: BlockdevDriver,
@@ -360,7 +362,7 @@ types! {
         }
     }
 
-    /// `BlockdevRef`.
+    /// A node that is there, or one to be made.
     alternate BlockdevRef<'a> {
         /// The node itself.
         Definition(Boxed<'a, BlockdevOptions<'a>>),
@@ -368,12 +370,12 @@ types! {
         Reference(&'a str),
     }
 
-    /// `BlockdevOptionsCurl`.
+    /// Files by HTTP and FTP.
     struct BlockdevOptionsCurl<'a> {
         filename: &'a str,
     }
 
-    /// `GlusterServer`.
+    /// A Gluster server.
     union GlusterServer<'a> {
         base {
             kind as "type": GlusterTransport,
@@ -384,13 +386,13 @@ types! {
         }
     }
 
-    /// `GlusterTransport`.
+    /// How a Gluster server is reached.
     enum GlusterTransport {
         Unix = "unix",
         Tcp = "tcp",
     }
 
-    /// `BlockdevOptionsArchipelago`.
+    /// Archipelago.
     struct BlockdevOptionsArchipelago<'a> {
         volume: &'a str,
         mport: Option<i64>,
@@ -400,7 +402,7 @@ types! {
 }
 
 commands! {
-    /// `blockdev-add`.
+    /// Makes a node.
     BLOCKDEV_ADD = "blockdev-add"(BlockdevOptions);
 }
 

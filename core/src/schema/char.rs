@@ -1,33 +1,33 @@
-//! char
+//! Character devices.
 
 use super::sockets::SocketAddress;
 
 types! {
-    /// `ChardevInfo`.
+    /// A character device.
     struct ChardevInfo<'a> {
         label: &'a str,
         filename: &'a str,
         frontend_open as "frontend-open": bool,
     }
 
-    /// `ChardevBackendInfo`.
+    /// A kind of character devices.
     struct ChardevBackendInfo<'a> {
         name: &'a str,
     }
 
-    /// `DataFormat`.
+    /// How data stands in a string.
     enum DataFormat {
         Utf8 = "utf8",
         Base64 = "base64",
     }
 
-    /// `ChardevCommon`.
+    /// What all kinds take.
     struct ChardevCommon<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
     }
 
-    /// `ChardevFile`.
+    /// Files.
     struct ChardevFile<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
@@ -36,14 +36,14 @@ types! {
         append: Option<bool>,
     }
 
-    /// `ChardevHostdev`.
+    /// A device of the host.
     struct ChardevHostdev<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
         device: &'a str,
     }
 
-    /// `ChardevSocket`.
+    /// A socket.
     struct ChardevSocket<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
@@ -56,7 +56,7 @@ types! {
         reconnect: Option<i64>,
     }
 
-    /// `ChardevUdp`.
+    /// A UDP socket.
     struct ChardevUdp<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
@@ -64,35 +64,35 @@ types! {
         local: Option<SocketAddress<'a>>,
     }
 
-    /// `ChardevMux`.
+    /// Several users of one device.
     struct ChardevMux<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
         chardev: &'a str,
     }
 
-    /// `ChardevStdio`.
+    /// The terminal.
     struct ChardevStdio<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
         signal: Option<bool>,
     }
 
-    /// `ChardevSpiceChannel`.
+    /// A channel of SPICE.
     struct ChardevSpiceChannel<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
         kind as "type": &'a str,
     }
 
-    /// `ChardevSpicePort`.
+    /// A port of SPICE.
     struct ChardevSpicePort<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
         fqdn: &'a str,
     }
 
-    /// `ChardevVC`.
+    /// A text screen.
     struct ChardevVc<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
@@ -102,14 +102,15 @@ types! {
         rows: Option<i64>,
     }
 
-    /// `ChardevRingbuf`.
+    /// A buffer that keeps the last output.
     struct ChardevRingbuf<'a> {
         logfile: Option<&'a str>,
         logappend: Option<bool>,
+        /// Bytes, a power of two.
         size: Option<i64>,
     }
 
-    /// `ChardevBackend`.
+    /// A character device to be made.
     simple ChardevBackend<'a>: ChardevBackendKind {
         File(ChardevFile<'a>) = "file",
         Serial(ChardevHostdev<'a>) = "serial",
@@ -132,47 +133,49 @@ types! {
         Memory(ChardevRingbuf<'a>) = "memory",
     }
 
-    /// `ChardevReturn`.
+    /// A character device that was made.
     struct ChardevReturn<'a> {
+        /// The terminal's name, where it is one.
         pty: Option<&'a str>,
     }
 }
 
 commands! {
-    /// `query-chardev`.
+    /// Lists the character devices.
     QUERY_CHARDEV = "query-chardev" -> [ChardevInfo];
 
-    /// `query-chardev-backends`.
+    /// Lists the kinds of character devices.
     QUERY_CHARDEV_BACKENDS = "query-chardev-backends" -> [ChardevBackendInfo];
 
-    /// `ringbuf-write`.
+    /// Writes to a ring buffer.
     RINGBUF_WRITE = "ringbuf-write"(RingbufWriteArgs<'a> {
         device: &'a str,
         data: &'a str,
         format: Option<DataFormat>,
     });
 
-    /// `ringbuf-read`.
+    /// Takes data out of a ring buffer.
     RINGBUF_READ = "ringbuf-read"(RingbufReadArgs<'a> {
         device: &'a str,
+        /// Bytes at most.
         size: i64,
         format: Option<DataFormat>,
     }) -> &'static str;
 
-    /// `chardev-add`.
+    /// Makes a character device.
     CHARDEV_ADD = "chardev-add"(ChardevAddArgs<'a> {
         id: &'a str,
         backend: ChardevBackend<'a>,
     }) -> ChardevReturn;
 
-    /// `chardev-remove`.
+    /// Removes a character device.
     CHARDEV_REMOVE = "chardev-remove"(ChardevRemoveArgs<'a> {
         id: &'a str,
     });
 }
 
 events! {
-    /// `VSERPORT_CHANGE`.
+    /// A port of virtio-serial was opened or closed by the guest.
     VSERPORT_CHANGE = VserportChange<'a> {
         id: &'a str,
         open: bool,

@@ -1,16 +1,16 @@
-//! common
+//! Types that several modules use.
 
 types! {
-    /// `Empty`.
+    /// No members: what a command without a result answers with.
     struct Empty {}
 
-    /// `IoOperationType`.
+    /// Reading or writing.
     enum IoOperationType {
         Read = "read",
         Write = "write",
     }
 
-    /// `String`.
+    /// A string in an object of its own.
     struct StringWrapper<'a> {
         str: &'a str,
     }

@@ -1,9 +1,9 @@
-//! cpu
+//! Virtual CPUs: what they are, models, hot-plug, NMI.
 
 use super::value::{Any, List};
 
 types! {
-    /// `CpuInfoArch`.
+    /// Which architecture a CPU is of.
     enum CpuInfoArch {
         X86 = "x86",
         Sparc = "sparc",
@@ -13,13 +13,18 @@ types! {
         Other = "other",
     }
 
-    /// `CpuInfo`.
+    /// A virtual CPU.
     union CpuInfo<'a> {
         base {
+            /// Its index.
             cpu as "CPU": i64,
+            /// Whether commands of the human monitor are about this one.
             current: bool,
+            /// Whether it waits for an interrupt.
             halted: bool,
+            /// Its path in the object model.
             qom_path: &'a str,
+            /// The host's thread that runs it.
             thread_id: i64,
             arch: CpuInfoArch,
         }
@@ -33,61 +38,65 @@ types! {
         }
     }
 
-    /// `CpuInfoX86`.
+    /// What x86 adds.
     struct CpuInfoX86 {
+        /// Linear address of the next instruction.
         pc: i64,
     }
 
-    /// `CpuInfoSPARC`.
+    /// What SPARC adds.
     struct CpuInfoSparc {
         pc: i64,
         npc: i64,
     }
 
-    /// `CpuInfoPPC`.
+    /// What PowerPC adds.
     struct CpuInfoPpc {
         nip: i64,
     }
 
-    /// `CpuInfoMIPS`.
+    /// What MIPS adds.
     struct CpuInfoMips {
         pc as "PC": i64,
     }
 
-    /// `CpuInfoTricore`.
+    /// What TriCore adds.
     struct CpuInfoTricore {
         pc as "PC": i64,
     }
 
-    /// `CpuInfoOther`.
+    /// Architectures that add nothing.
     struct CpuInfoOther {}
 
-    /// `CpuDefinitionInfo`.
+    /// A CPU model.
     struct CpuDefinitionInfo<'a> {
         name: &'a str,
+        /// Whether it is the same on every host.
         migration_safe as "migration-safe": Option<bool>,
+        /// Whether it never changes.
         is_static as "static": bool,
+        /// What this host lacks for it; absent where unknown.
         unavailable_features as "unavailable-features": Option<List<'a, &'a str>>,
     }
 
-    /// `CpuModelInfo`.
+    /// A CPU model with changes to it.
     struct CpuModelInfo<'a> {
         name: &'a str,
         props: Option<Any<'a>>,
     }
 
-    /// `CpuModelExpansionType`.
+    /// How far a model is spelled out.
     enum CpuModelExpansionType {
         Static = "static",
         Full = "full",
     }
 
-    /// `CpuModelExpansionInfo`.
+    /// A model, spelled out.
     struct CpuModelExpansionInfo<'a> {
         model: CpuModelInfo<'a>,
     }
 
-    /// `CpuModelCompareResult`.
+    /// How two models compare.
     enum CpuModelCompareResult {
         Incompatible = "incompatible",
         Identical = "identical",
@@ -95,18 +104,19 @@ types! {
         Subset = "subset",
     }
 
-    /// `CpuModelCompareInfo`.
+    /// The comparison of two models.
     struct CpuModelCompareInfo<'a> {
         result: CpuModelCompareResult,
+        /// What makes them differ.
         responsible_properties as "responsible-properties": List<'a, &'a str>,
     }
 
-    /// `CpuModelBaselineInfo`.
+    /// A model that runs wherever two others do.
     struct CpuModelBaselineInfo<'a> {
         model: CpuModelInfo<'a>,
     }
 
-    /// `CpuInstanceProperties`.
+    /// The place of a CPU in the machine.
     struct CpuInstanceProperties {
         node_id as "node-id": Option<i64>,
         socket_id as "socket-id": Option<i64>,
@@ -114,54 +124,55 @@ types! {
         thread_id as "thread-id": Option<i64>,
     }
 
-    /// `HotpluggableCPU`.
+    /// A place for a CPU, taken or free.
     struct HotpluggableCpu<'a> {
         kind as "type": &'a str,
         vcpus_count as "vcpus-count": i64,
         props: CpuInstanceProperties,
+        /// Absent where nothing is plugged.
         qom_path as "qom-path": Option<&'a str>,
     }
 }
 
 commands! {
-    /// `query-cpus`.
+    /// Lists the virtual CPUs.
     QUERY_CPUS = "query-cpus" -> [CpuInfo];
 
-    /// `cpu`.
+    /// Sets the CPU that commands of the human monitor are about.
     CPU = "cpu"(CpuArgs {
         index: i64,
     });
 
-    /// `cpu-add`.
+    /// Plugs a virtual CPU.
     CPU_ADD = "cpu-add"(CpuAddArgs {
         id: i64,
     });
 
-    /// `inject-nmi`.
+    /// Sends a non-maskable interrupt to all virtual CPUs.
     INJECT_NMI = "inject-nmi";
 
-    /// `query-cpu-definitions`.
+    /// Lists the CPU models.
     QUERY_CPU_DEFINITIONS = "query-cpu-definitions" -> [CpuDefinitionInfo];
 
-    /// `query-cpu-model-expansion`.
+    /// Spells out a CPU model.
     QUERY_CPU_MODEL_EXPANSION = "query-cpu-model-expansion"(QueryCpuModelExpansionArgs<'a> {
         kind as "type": CpuModelExpansionType,
         model: CpuModelInfo<'a>,
     }) -> CpuModelExpansionInfo;
 
-    /// `query-cpu-model-comparison`.
+    /// Compares two CPU models.
     QUERY_CPU_MODEL_COMPARISON = "query-cpu-model-comparison"(QueryCpuModelComparisonArgs<'a> {
         modela: CpuModelInfo<'a>,
         modelb: CpuModelInfo<'a>,
     }) -> CpuModelCompareInfo;
 
-    /// `query-cpu-model-baseline`.
+    /// Finds a model that runs wherever two others do.
     QUERY_CPU_MODEL_BASELINE = "query-cpu-model-baseline"(QueryCpuModelBaselineArgs<'a> {
         modela: CpuModelInfo<'a>,
         modelb: CpuModelInfo<'a>,
     }) -> CpuModelBaselineInfo;
 
-    /// `query-hotpluggable-cpus`.
+    /// Lists the places for CPUs.
     QUERY_HOTPLUGGABLE_CPUS = "query-hotpluggable-cpus" -> [HotpluggableCpu];
 }
 

@@ -1,9 +1,9 @@
-//! crypto
+//! Encryption of images.
 
 use super::value::List;
 
 types! {
-    /// `QCryptoHashAlgorithm`.
+    /// Hashes.
     enum QCryptoHashAlgorithm {
         Md5 = "md5",
         Sha1 = "sha1",
@@ -14,7 +14,7 @@ types! {
         Ripemd160 = "ripemd160",
     }
 
-    /// `QCryptoCipherAlgorithm`.
+    /// Ciphers.
     enum QCryptoCipherAlgorithm {
         Aes128 = "aes-128",
         Aes192 = "aes-192",
@@ -29,7 +29,7 @@ types! {
         Twofish256 = "twofish-256",
     }
 
-    /// `QCryptoCipherMode`.
+    /// Modes of ciphers.
     enum QCryptoCipherMode {
         Ecb = "ecb",
         Cbc = "cbc",
@@ -37,14 +37,14 @@ types! {
         Ctr = "ctr",
     }
 
-    /// `QCryptoIVGenAlgorithm`.
+    /// How initialisation vectors are made.
     enum QCryptoIVGenAlgorithm {
         Plain = "plain",
         Plain64 = "plain64",
         Essiv = "essiv",
     }
 
-    /// `QCryptoBlockInfoLUKSSlot`.
+    /// A key slot.
     struct QCryptoBlockInfoLUKSSlot {
         active: bool,
         iters: Option<i64>,
@@ -52,7 +52,7 @@ types! {
         key_offset as "key-offset": i64,
     }
 
-    /// `QCryptoBlockInfoLUKS`.
+    /// What LUKS adds.
     struct QCryptoBlockInfoLUKS<'a> {
         cipher_alg as "cipher-alg": QCryptoCipherAlgorithm,
         cipher_mode as "cipher-mode": QCryptoCipherMode,

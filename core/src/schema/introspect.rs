@@ -1,9 +1,9 @@
-//! introspect
+//! What `query-qmp-schema` answers with.
 
 use super::value::{Any, List};
 
 types! {
-    /// `SchemaMetaType`.
+    /// What an entity is.
     enum SchemaMetaType {
         Builtin = "builtin",
         Enum = "enum",
@@ -14,7 +14,7 @@ types! {
         Event = "event",
     }
 
-    /// `SchemaInfo`.
+    /// An entity.
     union SchemaInfo<'a> {
         base {
             name: &'a str,
@@ -31,12 +31,12 @@ types! {
         }
     }
 
-    /// `SchemaInfoBuiltin`.
+    /// A type that is built in.
     struct SchemaInfoBuiltin {
         json_type as "json-type": JSONType,
     }
 
-    /// `JSONType`.
+    /// How a value stands on the wire.
     enum JSONType {
         String = "string",
         Number = "number",
@@ -48,60 +48,61 @@ types! {
         Value = "value",
     }
 
-    /// `SchemaInfoEnum`.
+    /// A set of words.
     struct SchemaInfoEnum<'a> {
         values: List<'a, &'a str>,
     }
 
-    /// `SchemaInfoArray`.
+    /// A list.
     struct SchemaInfoArray<'a> {
         element_type as "element-type": &'a str,
     }
 
-    /// `SchemaInfoObject`.
+    /// An object.
     struct SchemaInfoObject<'a> {
         members: List<'a, SchemaInfoObjectMember<'a>>,
         tag: Option<&'a str>,
         variants: Option<List<'a, SchemaInfoObjectVariant<'a>>>,
     }
 
-    /// `SchemaInfoObjectMember`.
+    /// A member of an object.
     struct SchemaInfoObjectMember<'a> {
         name: &'a str,
         kind as "type": &'a str,
+        /// Present where the member is optional.
         default: Option<Any<'a>>,
     }
 
-    /// `SchemaInfoObjectVariant`.
+    /// A branch of a union.
     struct SchemaInfoObjectVariant<'a> {
         case: &'a str,
         kind as "type": &'a str,
     }
 
-    /// `SchemaInfoAlternate`.
+    /// One of several types.
     struct SchemaInfoAlternate<'a> {
         members: List<'a, SchemaInfoAlternateMember<'a>>,
     }
 
-    /// `SchemaInfoAlternateMember`.
+    /// A type of an alternate.
     struct SchemaInfoAlternateMember<'a> {
         kind as "type": &'a str,
     }
 
-    /// `SchemaInfoCommand`.
+    /// A command.
     struct SchemaInfoCommand<'a> {
         arg_type as "arg-type": &'a str,
         ret_type as "ret-type": &'a str,
     }
 
-    /// `SchemaInfoEvent`.
+    /// An event.
     struct SchemaInfoEvent<'a> {
         arg_type as "arg-type": &'a str,
     }
 }
 
 commands! {
-    /// `query-qmp-schema`.
+    /// Describes all commands and events that are offered, and their types.
     QUERY_QMP_SCHEMA = "query-qmp-schema" -> [SchemaInfo];
 }
 

@@ -1,38 +1,42 @@
-//! machine
+//! The machine as a whole: type, accelerator, ACPI, clock, interrupt controller, Xen.
 
 types! {
-    /// `KvmInfo`.
+    /// Whether hardware virtualisation is used.
     struct KvmInfo {
+        /// Whether this machine runs with it.
         enabled: bool,
+        /// Whether the host has it.
         present: bool,
     }
 
-    /// `UuidInfo`.
+    /// The machine's UUID.
     struct UuidInfo<'a> {
+        /// In the usual form, with hyphens; all zeros where none was given.
         uuid as "UUID": &'a str,
     }
 
-    /// `MachineInfo`.
+    /// A machine type.
     struct MachineInfo<'a> {
         name: &'a str,
         alias: Option<&'a str>,
         is_default as "is-default": Option<bool>,
+        /// How many CPUs it may have.
         cpu_max as "cpu-max": i64,
         hotpluggable_cpus as "hotpluggable-cpus": bool,
     }
 
-    /// `TargetInfo`.
+    /// The guest's architecture.
     struct TargetInfo<'a> {
         arch: &'a str,
     }
 
-    /// `ACPISlotType`.
+    /// What a slot is for.
     enum AcpiSlotType {
         Dimm = "DIMM",
         Cpu = "CPU",
     }
 
-    /// `ACPIOSTInfo`.
+    /// What the guest said of a slot by `_OST`.
     struct AcpiOstInfo<'a> {
         device: Option<&'a str>,
         slot: &'a str,
@@ -41,7 +45,7 @@ types! {
         status: i64,
     }
 
-    /// `GICCapability`.
+    /// A version of the ARM interrupt controller.
     struct GicCapability {
         version: i64,
         emulated: bool,
@@ -50,51 +54,52 @@ types! {
 }
 
 commands! {
-    /// `query-kvm`.
+    /// Says whether hardware virtualisation is used.
     QUERY_KVM = "query-kvm" -> KvmInfo;
 
-    /// `query-uuid`.
+    /// Says what the machine's UUID is.
     QUERY_UUID = "query-uuid" -> UuidInfo;
 
-    /// `xen-set-global-dirty-log`.
+    /// Turns the logging of dirty pages on or off (Xen).
     XEN_SET_GLOBAL_DIRTY_LOG = "xen-set-global-dirty-log"(XenSetGlobalDirtyLogArgs {
         enable: bool,
     });
 
-    /// `query-machines`.
+    /// Lists the machine types.
     QUERY_MACHINES = "query-machines" -> [MachineInfo];
 
-    /// `query-target`.
+    /// Says what architecture the guest's is.
     QUERY_TARGET = "query-target" -> TargetInfo;
 
-    /// `query-acpi-ospm-status`.
+    /// Says what the guest last said of its slots.
     QUERY_ACPI_OSPM_STATUS = "query-acpi-ospm-status" -> [AcpiOstInfo];
 
-    /// `rtc-reset-reinjection`.
+    /// Drops the timer interrupts that the guest has missed and would still get.
     RTC_RESET_REINJECTION = "rtc-reset-reinjection";
 
-    /// `xen-load-devices-state`.
+    /// Loads the state of all devices (Xen).
     XEN_LOAD_DEVICES_STATE = "xen-load-devices-state"(XenLoadDevicesStateArgs<'a> {
         filename: &'a str,
     });
 
-    /// `query-gic-capabilities`.
+    /// Lists the versions of the ARM interrupt controller; there are none on x86.
     QUERY_GIC_CAPABILITIES = "query-gic-capabilities" -> [GicCapability];
 
-    /// `xen-save-devices-state`.
+    /// Saves the state of all devices (Xen).
     XEN_SAVE_DEVICES_STATE = "xen-save-devices-state"(XenSaveDevicesStateArgs<'a> {
         filename: &'a str,
     });
 }
 
 events! {
-    /// `ACPI_DEVICE_OST`.
+    /// The guest says how a plug or unplug went.
     ACPI_DEVICE_OST = AcpiDeviceOst<'a> {
         info: AcpiOstInfo<'a>,
     };
 
-    /// `RTC_CHANGE`.
+    /// The guest has set its clock.
     RTC_CHANGE = RtcChange {
+        /// How far it is from the host's now, in seconds.
         offset: i64,
     } throttle;
 }

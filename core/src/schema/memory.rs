@@ -1,14 +1,15 @@
-//! memory
+//! Guest memory: balloon, saving, back ends, memory devices.
 
 use super::value::List;
 
 types! {
-    /// `BalloonInfo`.
+    /// The balloon's state.
     struct BalloonInfo {
+        /// How much memory the guest has, in bytes.
         actual: i64,
     }
 
-    /// `HostMemPolicy`.
+    /// Where memory of the host is taken from.
     enum HostMemPolicy {
         Default = "default",
         Preferred = "preferred",
@@ -16,8 +17,9 @@ types! {
         Interleave = "interleave",
     }
 
-    /// `Memdev`.
+    /// A memory back end.
     struct Memdev<'a> {
+        /// Bytes.
         size: u64,
         merge: bool,
         dump: bool,
@@ -26,10 +28,12 @@ types! {
         policy: HostMemPolicy,
     }
 
-    /// `PCDIMMDeviceInfo`.
+    /// A memory module.
     struct PcdimmDeviceInfo<'a> {
         id: Option<&'a str>,
+        /// Its physical address.
         addr: i64,
+        /// Bytes.
         size: i64,
         slot: i64,
         node: i64,
@@ -38,50 +42,57 @@ types! {
         hotpluggable: bool,
     }
 
-    /// `MemoryDeviceInfo`.
+    /// A memory device.
     simple MemoryDeviceInfo<'a>: MemoryDeviceInfoKind {
         Dimm(PcdimmDeviceInfo<'a>) = "dimm",
     }
 }
 
 commands! {
-    /// `query-balloon`.
+    /// Says how much memory the balloon leaves to the guest.
     QUERY_BALLOON = "query-balloon" -> BalloonInfo;
 
-    /// `memsave`.
+    /// Saves a piece of the guest's virtual memory to a file.
     MEMSAVE = "memsave"(MemsaveArgs<'a> {
+        /// The first virtual address.
         val: i64,
+        /// How many bytes.
         size: i64,
         filename: &'a str,
+        /// Whose page tables are used; those of the CPU set by `cpu` where left out.
         cpu_index as "cpu-index": Option<i64>,
     });
 
-    /// `pmemsave`.
+    /// Saves a piece of the guest's physical memory to a file.
     PMEMSAVE = "pmemsave"(PmemsaveArgs<'a> {
+        /// The first physical address.
         val: i64,
+        /// How many bytes.
         size: i64,
         filename: &'a str,
     });
 
-    /// `balloon`.
+    /// Asks the guest to leave or take back memory by its balloon.
     BALLOON = "balloon"(BalloonArgs {
+        /// How much memory it is to have, in bytes.
         value: i64,
     });
 
-    /// `query-memdev`.
+    /// Lists the memory back ends.
     QUERY_MEMDEV = "query-memdev" -> [Memdev];
 
-    /// `query-memory-devices`.
+    /// Lists the memory devices.
     QUERY_MEMORY_DEVICES = "query-memory-devices" -> [MemoryDeviceInfo];
 }
 
 events! {
-    /// `BALLOON_CHANGE`.
+    /// The balloon's size has changed.
     BALLOON_CHANGE = BalloonChange {
+        /// How much memory the guest has, in bytes.
         actual: i64,
     } throttle;
 
-    /// `MEM_UNPLUG_ERROR`.
+    /// The guest did not let go of a memory device.
     MEM_UNPLUG_ERROR = MemUnplugError<'a> {
         device: &'a str,
         msg: &'a str,

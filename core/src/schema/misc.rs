@@ -1,61 +1,64 @@
-//! misc
+//! Negotiation, version, names, file descriptors, and what the monitor says of itself.
 
 use super::value::List;
 
 types! {
-    /// `VersionTriple`.
+    /// A version in three numbers.
     struct VersionTriple {
         major: i64,
         minor: i64,
         micro: i64,
     }
 
-    /// `VersionInfo`.
+    /// The version of QEMU that is spoken, and of the product.
     struct VersionInfo<'a> {
+        /// The version of the protocol's reference.
         qemu: VersionTriple,
+        /// The product and its own version.
         package: &'a str,
     }
 
-    /// `CommandInfo`.
+    /// A command that is offered.
     struct CommandInfo<'a> {
         name: &'a str,
     }
 
-    /// `NameInfo`.
+    /// The name of the guest.
     struct NameInfo<'a> {
+        /// Absent where it has none.
         name: Option<&'a str>,
     }
 
-    /// `EventInfo`.
+    /// An event that may be sent.
     struct EventInfo<'a> {
         name: &'a str,
     }
 
-    /// `IOThreadInfo`.
+    /// A thread that serves devices.
     struct IoThreadInfo<'a> {
         id: &'a str,
         thread_id as "thread-id": i64,
     }
 
-    /// `AddfdInfo`.
+    /// A file descriptor that was added.
     struct AddfdInfo {
         fdset_id as "fdset-id": i64,
         fd: i64,
     }
 
-    /// `FdsetFdInfo`.
+    /// A file descriptor of a set.
     struct FdsetFdInfo<'a> {
         fd: i64,
         opaque: Option<&'a str>,
     }
 
-    /// `FdsetInfo`.
+    /// A set of file descriptors.
     struct FdsetInfo<'a> {
         fdset_id as "fdset-id": i64,
         fds: List<'a, FdsetFdInfo<'a>>,
     }
 
-    /// `CommandLineParameterType`.
+    /// What values a parameter of the command line takes.
     enum CommandLineParameterType {
         String = "string",
         Boolean = "boolean",
@@ -63,7 +66,7 @@ types! {
         Size = "size",
     }
 
-    /// `CommandLineParameterInfo`.
+    /// A parameter of an option.
     struct CommandLineParameterInfo<'a> {
         name: &'a str,
         kind as "type": CommandLineParameterType,
@@ -71,7 +74,7 @@ types! {
         default: Option<&'a str>,
     }
 
-    /// `CommandLineOptionInfo`.
+    /// An option of the command line.
     struct CommandLineOptionInfo<'a> {
         option: &'a str,
         parameters: List<'a, CommandLineParameterInfo<'a>>,
@@ -79,16 +82,16 @@ types! {
 }
 
 commands! {
-    /// `qmp_capabilities`.
+    /// Ends the negotiation. Before it no other command is taken.
     QMP_CAPABILITIES = "qmp_capabilities";
 
-    /// `query-version`.
+    /// Says which version this is.
     QUERY_VERSION = "query-version" -> VersionInfo;
 
-    /// `query-commands`.
+    /// Lists the commands that are offered.
     QUERY_COMMANDS = "query-commands" -> [CommandInfo];
 
-    /// `add_client`.
+    /// Hands an open connection, given as a file descriptor, to a display or to a character device.
     ADD_CLIENT = "add_client"(AddClientArgs<'a> {
         protocol: &'a str,
         fdname: &'a str,
@@ -96,57 +99,63 @@ commands! {
         tls: Option<bool>,
     });
 
-    /// `query-name`.
+    /// Says what the guest is called.
     QUERY_NAME = "query-name" -> NameInfo;
 
-    /// `query-events`.
+    /// Lists the events that may be sent.
     QUERY_EVENTS = "query-events" -> [EventInfo];
 
-    /// `query-iothreads`.
+    /// Lists the threads that serve devices.
     QUERY_IOTHREADS = "query-iothreads" -> [IoThreadInfo];
 
-    /// `quit`.
+    /// Ends the hypervisor; the board says what that does to the rig.
     QUIT = "quit";
 
-    /// `human-monitor-command`.
+    /// Runs a command of the human monitor and returns what it prints.
     HUMAN_MONITOR_COMMAND = "human-monitor-command"(HumanMonitorCommandArgs<'a> {
         command_line as "command-line": &'a str,
+        /// The CPU that it is run for; the one set by `cpu` where left out.
         cpu_index as "cpu-index": Option<i64>,
     }) -> &'static str;
 
-    /// `change`.
+    /// Puts another medium into a drive, or sets the password of VNC.
     CHANGE = "change"(ChangeArgs<'a> {
+        /// A drive, or `vnc`.
         device: &'a str,
+        /// A file, or `password`.
         target: &'a str,
+        /// The format of the file, or the new password.
         arg: Option<&'a str>,
     });
 
-    /// `getfd`.
+    /// Takes a file descriptor that came with the command and gives it a name.
     GETFD = "getfd"(GetfdArgs<'a> {
         fdname: &'a str,
     });
 
-    /// `closefd`.
+    /// Closes a named file descriptor.
     CLOSEFD = "closefd"(ClosefdArgs<'a> {
         fdname: &'a str,
     });
 
-    /// `add-fd`.
+    /// Adds a file descriptor that came with the command to a set.
     ADD_FD = "add-fd"(AddFdArgs<'a> {
+        /// A new set is made where left out.
         fdset_id as "fdset-id": Option<i64>,
         opaque: Option<&'a str>,
     }) -> AddfdInfo;
 
-    /// `remove-fd`.
+    /// Removes a file descriptor, or a whole set of them.
     REMOVE_FD = "remove-fd"(RemoveFdArgs {
         fdset_id as "fdset-id": i64,
+        /// The whole set where left out.
         fd: Option<i64>,
     });
 
-    /// `query-fdsets`.
+    /// Lists the sets of file descriptors.
     QUERY_FDSETS = "query-fdsets" -> [FdsetInfo];
 
-    /// `query-command-line-options`.
+    /// Lists the options of the command line, or one of them.
     QUERY_COMMAND_LINE_OPTIONS = "query-command-line-options"(QueryCommandLineOptionsArgs<'a> {
         option: Option<&'a str>,
     }) -> [CommandLineOptionInfo];

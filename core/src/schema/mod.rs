@@ -11,6 +11,7 @@
 mod macros;
 
 pub mod decl;
+pub mod docs;
 mod introspection;
 mod offered;
 mod tables;

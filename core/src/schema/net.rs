@@ -1,16 +1,16 @@
-//! net
+//! Network devices and back ends.
 
 use super::value::List;
 
 types! {
-    /// `RxState`.
+    /// How much a receive filter lets through.
     enum RxState {
         Normal = "normal",
         None = "none",
         All = "all",
     }
 
-    /// `RxFilterInfo`.
+    /// The receive filter of a network device.
     struct RxFilterInfo<'a> {
         name: &'a str,
         promiscuous: bool,
@@ -28,31 +28,31 @@ types! {
 }
 
 commands! {
-    /// `set_link`.
+    /// Plugs or unplugs the cable of a network device.
     SET_LINK = "set_link"(SetLinkArgs<'a> {
         name: &'a str,
         up: bool,
     });
 
-    /// `netdev_add`.
+    /// Makes a network back end. Besides the members below it takes the options of the back end.
     NETDEV_ADD = "netdev_add" free(NetdevAddArgs<'a> {
         kind as "type": &'a str,
         id: &'a str,
     });
 
-    /// `netdev_del`.
+    /// Removes a network back end.
     NETDEV_DEL = "netdev_del"(NetdevDelArgs<'a> {
         id: &'a str,
     });
 
-    /// `query-rx-filter`.
+    /// Lists the receive filters, and has NIC_RX_FILTER_CHANGED sent again.
     QUERY_RX_FILTER = "query-rx-filter"(QueryRxFilterArgs<'a> {
         name: Option<&'a str>,
     }) -> [RxFilterInfo];
 }
 
 events! {
-    /// `NIC_RX_FILTER_CHANGED`.
+    /// A guest has changed a receive filter. Sent once until `query-rx-filter` is run.
     NIC_RX_FILTER_CHANGED = NicRxFilterChanged<'a> {
         name: Option<&'a str>,
         path: &'a str,

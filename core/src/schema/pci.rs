@@ -1,17 +1,19 @@
-//! pci
+//! The guest's PCI buses.
 
 use super::value::List;
 
 types! {
-    /// `PciMemoryRange`.
+    /// A range of addresses, both ends included.
     struct PciMemoryRange {
         base: i64,
         limit: i64,
     }
 
-    /// `PciMemoryRegion`.
+    /// A base address register.
     struct PciMemoryRegion<'a> {
+        /// Its number.
         bar: i64,
+        /// `io` or `memory`.
         kind as "type": &'a str,
         address: i64,
         size: i64,
@@ -19,7 +21,7 @@ types! {
         mem_type_64: Option<bool>,
     }
 
-    /// `PciBusInfo`.
+    /// The bus behind a bridge.
     struct PciBusInfo {
         number: i64,
         secondary: i64,
@@ -29,25 +31,25 @@ types! {
         prefetchable_range: PciMemoryRange,
     }
 
-    /// `PciBridgeInfo`.
+    /// A bridge.
     struct PciBridgeInfo<'a> {
         bus: PciBusInfo,
         devices: Option<List<'a, PciDeviceInfo<'a>>>,
     }
 
-    /// `PciDeviceClass`.
+    /// The class of a device.
     struct PciDeviceClass<'a> {
         desc: Option<&'a str>,
         class: i64,
     }
 
-    /// `PciDeviceId`.
+    /// Vendor and device.
     struct PciDeviceId {
         device: i64,
         vendor: i64,
     }
 
-    /// `PciDeviceInfo`.
+    /// A device.
     struct PciDeviceInfo<'a> {
         bus: i64,
         slot: i64,
@@ -60,7 +62,7 @@ types! {
         regions: List<'a, PciMemoryRegion<'a>>,
     }
 
-    /// `PciInfo`.
+    /// A bus with its devices.
     struct PciInfo<'a> {
         bus: i64,
         devices: List<'a, PciDeviceInfo<'a>>,
@@ -68,7 +70,7 @@ types! {
 }
 
 commands! {
-    /// `query-pci`.
+    /// Lists the guest's PCI buses and devices.
     QUERY_PCI = "query-pci" -> [PciInfo];
 }
 

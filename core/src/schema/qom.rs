@@ -1,20 +1,21 @@
-//! qom
+//! The object model: paths, properties, types, and devices plugged by name.
 
 use super::value::Any;
 
 types! {
-    /// `ObjectPropertyInfo`.
+    /// A property of an object.
     struct ObjectPropertyInfo<'a> {
         name: &'a str,
+        /// `child<…>` and `link<…>` lead to other objects.
         kind as "type": &'a str,
     }
 
-    /// `ObjectTypeInfo`.
+    /// A type of objects.
     struct ObjectTypeInfo<'a> {
         name: &'a str,
     }
 
-    /// `DevicePropertyInfo`.
+    /// A property that devices of a type have.
     struct DevicePropertyInfo<'a> {
         name: &'a str,
         kind as "type": &'a str,
@@ -23,62 +24,68 @@ types! {
 }
 
 commands! {
-    /// `qom-list`.
+    /// Lists the properties of an object.
     QOM_LIST = "qom-list"(QomListArgs<'a> {
+        /// Absolute, or the end of a path that is unique.
         path: &'a str,
     }) -> [ObjectPropertyInfo];
 
-    /// `qom-get`.
+    /// Reads a property of an object.
     QOM_GET = "qom-get"(QomGetArgs<'a> {
         path: &'a str,
         property: &'a str,
     }) -> Any<'static>;
 
-    /// `qom-set`.
+    /// Writes a property of an object.
     QOM_SET = "qom-set"(QomSetArgs<'a> {
         path: &'a str,
         property: &'a str,
         value: Any<'a>,
     });
 
-    /// `qom-list-types`.
+    /// Lists the types of objects.
     QOM_LIST_TYPES = "qom-list-types"(QomListTypesArgs<'a> {
+        /// Only types that are of this one.
         implements: Option<&'a str>,
+        /// Whether abstract types are listed too.
         is_abstract as "abstract": Option<bool>,
     }) -> [ObjectTypeInfo];
 
-    /// `device-list-properties`.
+    /// Lists the properties that devices of a type have.
     DEVICE_LIST_PROPERTIES = "device-list-properties"(DeviceListPropertiesArgs<'a> {
         typename: &'a str,
     }) -> [DevicePropertyInfo];
 
-    /// `device_add`.
+    /// Plugs a device. Besides the members below it takes the properties of the device.
     DEVICE_ADD = "device_add" free(DeviceAddArgs<'a> {
         driver: &'a str,
         id: &'a str,
     });
 
-    /// `device_del`.
+    /// Asks the guest to let go of a device; DEVICE_DELETED tells when it is gone.
     DEVICE_DEL = "device_del"(DeviceDelArgs<'a> {
+        /// An id, or a path in the object model.
         id: &'a str,
     });
 
-    /// `object-add`.
+    /// Makes an object.
     OBJECT_ADD = "object-add"(ObjectAddArgs<'a> {
         qom_type as "qom-type": &'a str,
         id: &'a str,
+        /// Properties to set.
         props: Option<Any<'a>>,
     });
 
-    /// `object-del`.
+    /// Removes an object made by `object-add`.
     OBJECT_DEL = "object-del"(ObjectDelArgs<'a> {
         id: &'a str,
     });
 }
 
 events! {
-    /// `DEVICE_DELETED`.
+    /// A device is gone; its id may be used again.
     DEVICE_DELETED = DeviceDeleted<'a> {
+        /// Absent where it had no id.
         device: Option<&'a str>,
         path: &'a str,
     };

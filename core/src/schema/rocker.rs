@@ -1,28 +1,28 @@
-//! rocker
+//! The Rocker switch device.
 
 use super::value::List;
 
 types! {
-    /// `RockerSwitch`.
+    /// A switch.
     struct RockerSwitch<'a> {
         name: &'a str,
         id: u64,
         ports: u32,
     }
 
-    /// `RockerPortDuplex`.
+    /// The duplex of a port.
     enum RockerPortDuplex {
         Half = "half",
         Full = "full",
     }
 
-    /// `RockerPortAutoneg`.
+    /// Whether a port negotiates.
     enum RockerPortAutoneg {
         Off = "off",
         On = "on",
     }
 
-    /// `RockerPort`.
+    /// A port of a switch.
     struct RockerPort<'a> {
         name: &'a str,
         enabled: bool,
@@ -32,7 +32,7 @@ types! {
         autoneg: RockerPortAutoneg,
     }
 
-    /// `RockerOfDpaFlowKey`.
+    /// What a flow matches.
     struct RockerOfDpaFlowKey<'a> {
         priority: u32,
         tbl_id as "tbl-id": u32,
@@ -47,7 +47,7 @@ types! {
         ip_dst as "ip-dst": Option<&'a str>,
     }
 
-    /// `RockerOfDpaFlowMask`.
+    /// Which bits of the key count.
     struct RockerOfDpaFlowMask<'a> {
         in_pport as "in-pport": Option<u32>,
         tunnel_id as "tunnel-id": Option<u32>,
@@ -58,7 +58,7 @@ types! {
         ip_tos as "ip-tos": Option<u8>,
     }
 
-    /// `RockerOfDpaFlowAction`.
+    /// What a flow does.
     struct RockerOfDpaFlowAction {
         goto_tbl as "goto-tbl": Option<u32>,
         group_id as "group-id": Option<u32>,
@@ -68,7 +68,7 @@ types! {
         out_pport as "out-pport": Option<u32>,
     }
 
-    /// `RockerOfDpaFlow`.
+    /// A flow.
     struct RockerOfDpaFlow<'a> {
         cookie: u64,
         hits: u64,
@@ -77,7 +77,7 @@ types! {
         action: RockerOfDpaFlowAction,
     }
 
-    /// `RockerOfDpaGroup`.
+    /// A group.
     struct RockerOfDpaGroup<'a> {
         id: u32,
         kind as "type": u8,
@@ -96,23 +96,23 @@ types! {
 }
 
 commands! {
-    /// `query-rocker`.
+    /// Describes a switch.
     QUERY_ROCKER = "query-rocker"(QueryRockerArgs<'a> {
         name: &'a str,
     }) -> RockerSwitch;
 
-    /// `query-rocker-ports`.
+    /// Lists the ports of a switch.
     QUERY_ROCKER_PORTS = "query-rocker-ports"(QueryRockerPortsArgs<'a> {
         name: &'a str,
     }) -> [RockerPort];
 
-    /// `query-rocker-of-dpa-flows`.
+    /// Lists the flows of a switch.
     QUERY_ROCKER_OF_DPA_FLOWS = "query-rocker-of-dpa-flows"(QueryRockerOfDpaFlowsArgs<'a> {
         name: &'a str,
         tbl_id as "tbl-id": Option<u32>,
     }) -> [RockerOfDpaFlow];
 
-    /// `query-rocker-of-dpa-groups`.
+    /// Lists the groups of a switch.
     QUERY_ROCKER_OF_DPA_GROUPS = "query-rocker-of-dpa-groups"(QueryRockerOfDpaGroupsArgs<'a> {
         name: &'a str,
         kind as "type": Option<u8>,

@@ -1,9 +1,9 @@
-//! sockets
+//! Socket addresses.
 
 use super::common::StringWrapper;
 
 types! {
-    /// `NetworkAddressFamily`.
+    /// Families of addresses.
     enum NetworkAddressFamily {
         Ipv4 = "ipv4",
         Ipv6 = "ipv6",
@@ -12,27 +12,28 @@ types! {
         Unknown = "unknown",
     }
 
-    /// `InetSocketAddress`.
+    /// A TCP or UDP address.
     struct InetSocketAddress<'a> {
         host: &'a str,
         port: &'a str,
+        /// The last port to try, where several may do.
         to: Option<u16>,
         ipv4: Option<bool>,
         ipv6: Option<bool>,
     }
 
-    /// `UnixSocketAddress`.
+    /// A Unix socket.
     struct UnixSocketAddress<'a> {
         path: &'a str,
     }
 
-    /// `VsockSocketAddress`.
+    /// A vsock address.
     struct VsockSocketAddress<'a> {
         cid: &'a str,
         port: &'a str,
     }
 
-    /// `SocketAddress`.
+    /// The address of a socket.
     simple SocketAddress<'a>: SocketAddressKind {
         Inet(InetSocketAddress<'a>) = "inet",
         Unix(UnixSocketAddress<'a>) = "unix",

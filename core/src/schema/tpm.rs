@@ -1,28 +1,28 @@
-//! tpm
+//! TPM devices and back ends.
 
 types! {
-    /// `TpmModel`.
+    /// TPM devices.
     enum TpmModel {
         TpmTis = "tpm-tis",
     }
 
-    /// `TpmType`.
+    /// TPM back ends.
     enum TpmType {
         Passthrough = "passthrough",
     }
 
-    /// `TPMPassthroughOptions`.
+    /// The host's TPM.
     struct TPMPassthroughOptions<'a> {
         path: Option<&'a str>,
         cancel_path as "cancel-path": Option<&'a str>,
     }
 
-    /// `TpmTypeOptions`.
+    /// The options of a back end.
     simple TpmTypeOptions<'a>: TpmTypeOptionsKind {
         Passthrough(TPMPassthroughOptions<'a>) = "passthrough",
     }
 
-    /// `TPMInfo`.
+    /// A TPM.
     struct TPMInfo<'a> {
         id: &'a str,
         model: TpmModel,
@@ -31,13 +31,13 @@ types! {
 }
 
 commands! {
-    /// `query-tpm-models`.
+    /// Lists the TPM devices.
     QUERY_TPM_MODELS = "query-tpm-models" -> [TpmModel];
 
-    /// `query-tpm-types`.
+    /// Lists the TPM back ends.
     QUERY_TPM_TYPES = "query-tpm-types" -> [TpmType];
 
-    /// `query-tpm`.
+    /// Lists the TPMs.
     QUERY_TPM = "query-tpm" -> [TPMInfo];
 }
 

@@ -1,4 +1,4 @@
-//! transaction
+//! Several block operations that succeed or fail as one.
 
 use super::block::BlockdevSnapshotInternal;
 use super::block_core::{BlockDirtyBitmap, BlockDirtyBitmapAdd, BlockdevSnapshot, BlockdevSnapshotSync};
@@ -6,16 +6,16 @@ use super::block_job::{BlockdevBackup, DriveBackup};
 use super::value::List;
 
 types! {
-    /// `Abort`.
+    /// Fails; for tests.
     struct Abort {}
 
-    /// `ActionCompletionMode`.
+    /// Whether the jobs of a transaction end together.
     enum ActionCompletionMode {
         Individual = "individual",
         Grouped = "grouped",
     }
 
-    /// `TransactionAction`.
+    /// An action.
     simple TransactionAction<'a>: TransactionActionKind {
         BlockdevSnapshot(BlockdevSnapshot<'a>) = "blockdev-snapshot",
         BlockdevSnapshotSync(BlockdevSnapshotSync<'a>) = "blockdev-snapshot-sync",
@@ -27,14 +27,14 @@ types! {
         BlockDirtyBitmapClear(BlockDirtyBitmap<'a>) = "block-dirty-bitmap-clear",
     }
 
-    /// `TransactionProperties`.
+    /// How a transaction is run.
     struct TransactionProperties {
         completion_mode as "completion-mode": Option<ActionCompletionMode>,
     }
 }
 
 commands! {
-    /// `transaction`.
+    /// Runs several actions; where one fails none is done.
     TRANSACTION = "transaction"(TransactionArgs<'a> {
         actions: List<'a, TransactionAction<'a>>,
         properties: Option<TransactionProperties>,

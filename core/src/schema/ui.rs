@@ -1,17 +1,17 @@
-//! ui
+//! Display, keyboard, mouse, VNC and SPICE.
 
 use super::sockets::NetworkAddressFamily;
 use super::value::List;
 
 types! {
-    /// `SpiceBasicInfo`.
+    /// An end of a SPICE connection.
     struct SpiceBasicInfo<'a> {
         host: &'a str,
         port: &'a str,
         family: NetworkAddressFamily,
     }
 
-    /// `SpiceServerInfo`.
+    /// The server's end of a SPICE connection.
     struct SpiceServerInfo<'a> {
         host: &'a str,
         port: &'a str,
@@ -19,7 +19,7 @@ types! {
         auth: Option<&'a str>,
     }
 
-    /// `SpiceChannel`.
+    /// A channel of SPICE.
     struct SpiceChannel<'a> {
         host: &'a str,
         port: &'a str,
@@ -30,14 +30,14 @@ types! {
         tls: bool,
     }
 
-    /// `SpiceQueryMouseMode`.
+    /// Who draws the mouse pointer.
     enum SpiceQueryMouseMode {
         Client = "client",
         Server = "server",
         Unknown = "unknown",
     }
 
-    /// `SpiceInfo`.
+    /// The SPICE server.
     struct SpiceInfo<'a> {
         enabled: bool,
         migrated: bool,
@@ -50,7 +50,7 @@ types! {
         channels: Option<List<'a, SpiceChannel<'a>>>,
     }
 
-    /// `VncBasicInfo`.
+    /// An end of a VNC connection.
     struct VncBasicInfo<'a> {
         host: &'a str,
         service: &'a str,
@@ -58,7 +58,7 @@ types! {
         websocket: bool,
     }
 
-    /// `VncServerInfo`.
+    /// The server's end of a VNC connection.
     struct VncServerInfo<'a> {
         host: &'a str,
         service: &'a str,
@@ -67,7 +67,7 @@ types! {
         auth: Option<&'a str>,
     }
 
-    /// `VncClientInfo`.
+    /// The client's end of a VNC connection.
     struct VncClientInfo<'a> {
         host: &'a str,
         service: &'a str,
@@ -77,7 +77,7 @@ types! {
         sasl_username: Option<&'a str>,
     }
 
-    /// `VncInfo`.
+    /// The VNC server.
     struct VncInfo<'a> {
         enabled: bool,
         host: Option<&'a str>,
@@ -87,7 +87,7 @@ types! {
         clients: Option<List<'a, VncClientInfo<'a>>>,
     }
 
-    /// `VncPrimaryAuth`.
+    /// How clients of VNC prove who they are.
     enum VncPrimaryAuth {
         None = "none",
         Vnc = "vnc",
@@ -100,7 +100,7 @@ types! {
         Sasl = "sasl",
     }
 
-    /// `VncVencryptSubAuth`.
+    /// How clients of VNC prove who they are inside of TLS.
     enum VncVencryptSubAuth {
         Plain = "plain",
         TlsNone = "tls-none",
@@ -113,7 +113,7 @@ types! {
         X509Sasl = "x509-sasl",
     }
 
-    /// `VncInfo2`.
+    /// A VNC server.
     struct VncInfo2<'a> {
         id: &'a str,
         server: List<'a, VncBasicInfo<'a>>,
@@ -123,7 +123,7 @@ types! {
         display: Option<&'a str>,
     }
 
-    /// `MouseInfo`.
+    /// A pointing device.
     struct MouseInfo<'a> {
         name: &'a str,
         index: i64,
@@ -131,7 +131,7 @@ types! {
         absolute: bool,
     }
 
-    /// `QKeyCode`.
+    /// Keys, by what is on them.
     enum QKeyCode {
         Unmapped = "unmapped",
         Shift = "shift",
@@ -262,13 +262,13 @@ types! {
         Power = "power",
     }
 
-    /// `KeyValue`.
+    /// A key, by number or by name.
     simple KeyValue: KeyValueKind {
         Number(i64) = "number",
         Qcode(QKeyCode) = "qcode",
     }
 
-    /// `InputButton`.
+    /// Buttons of a pointing device.
     enum InputButton {
         Left = "left",
         Middle = "middle",
@@ -277,31 +277,32 @@ types! {
         WheelDown = "wheel-down",
     }
 
-    /// `InputAxis`.
+    /// Axes of a pointing device.
     enum InputAxis {
         X = "x",
         Y = "y",
     }
 
-    /// `InputKeyEvent`.
+    /// A key goes down or up.
     struct InputKeyEvent {
         key: KeyValue,
         down: bool,
     }
 
-    /// `InputBtnEvent`.
+    /// A button goes down or up.
     struct InputBtnEvent {
         button: InputButton,
         down: bool,
     }
 
-    /// `InputMoveEvent`.
+    /// A movement along an axis.
     struct InputMoveEvent {
         axis: InputAxis,
+        /// A distance; for absolute devices 0 to 0x7fff.
         value: i64,
     }
 
-    /// `InputEvent`.
+    /// Something that an input device did.
     simple InputEvent: InputEventKind {
         Key(InputKeyEvent) = "key",
         Btn(InputBtnEvent) = "btn",
@@ -311,90 +312,93 @@ types! {
 }
 
 commands! {
-    /// `set_password`.
+    /// Sets the password of a display.
     SET_PASSWORD = "set_password"(SetPasswordArgs<'a> {
         protocol: &'a str,
         password: &'a str,
         connected: Option<&'a str>,
     });
 
-    /// `expire_password`.
+    /// Says until when the password of a display is good.
     EXPIRE_PASSWORD = "expire_password"(ExpirePasswordArgs<'a> {
         protocol: &'a str,
+        /// `now`, `never`, `+` seconds from now, or seconds since 1970.
         time: &'a str,
     });
 
-    /// `screendump`.
+    /// Saves the screen to a file, as PPM.
     SCREENDUMP = "screendump"(ScreendumpArgs<'a> {
         filename: &'a str,
     });
 
-    /// `query-spice`.
+    /// Describes the SPICE server.
     QUERY_SPICE = "query-spice" -> SpiceInfo;
 
-    /// `query-vnc`.
+    /// Describes the VNC server.
     QUERY_VNC = "query-vnc" -> VncInfo;
 
-    /// `query-vnc-servers`.
+    /// Lists the VNC servers.
     QUERY_VNC_SERVERS = "query-vnc-servers" -> [VncInfo2];
 
-    /// `change-vnc-password`.
+    /// Sets the password of VNC.
     CHANGE_VNC_PASSWORD = "change-vnc-password"(ChangeVncPasswordArgs<'a> {
         password: &'a str,
     });
 
-    /// `query-mice`.
+    /// Lists the pointing devices.
     QUERY_MICE = "query-mice" -> [MouseInfo];
 
-    /// `send-key`.
+    /// Presses keys together and lets go of them.
     SEND_KEY = "send-key"(SendKeyArgs<'a> {
         keys: List<'a, KeyValue>,
+        /// Milliseconds; 100 where left out.
         hold_time as "hold-time": Option<i64>,
     });
 
-    /// `input-send-event`.
+    /// Has input devices do something.
     INPUT_SEND_EVENT = "input-send-event"(InputSendEventArgs<'a> {
         device: Option<&'a str>,
+        /// The screen that it is meant for.
         head: Option<i64>,
         events: List<'a, InputEvent>,
     });
 }
 
 events! {
-    /// `SPICE_CONNECTED`.
+    /// A SPICE client has connected.
     SPICE_CONNECTED = SpiceConnected<'a> {
         server: SpiceBasicInfo<'a>,
         client: SpiceBasicInfo<'a>,
     };
 
-    /// `SPICE_INITIALIZED`.
+    /// A SPICE client is ready.
     SPICE_INITIALIZED = SpiceInitialized<'a> {
         server: SpiceServerInfo<'a>,
         client: SpiceChannel<'a>,
     };
 
-    /// `SPICE_DISCONNECTED`.
+    /// A SPICE client has gone.
     SPICE_DISCONNECTED = SpiceDisconnected<'a> {
         server: SpiceBasicInfo<'a>,
         client: SpiceBasicInfo<'a>,
     };
 
-    /// `SPICE_MIGRATE_COMPLETED`.
+    /// SPICE has migrated.
     SPICE_MIGRATE_COMPLETED = SpiceMigrateCompleted {};
 
-    /// `VNC_CONNECTED`.
+    /// A VNC client has connected.
     VNC_CONNECTED = VncConnected<'a> {
         server: VncServerInfo<'a>,
         client: VncBasicInfo<'a>,
     };
 
-    /// `VNC_INITIALIZED`.
+    /// A VNC client is ready.
     VNC_INITIALIZED = VncInitialized<'a> {
         server: VncServerInfo<'a>,
         client: VncClientInfo<'a>,
     };
 
-    /// `VNC_DISCONNECTED`.
+    /// A VNC client has gone.
     VNC_DISCONNECTED = VncDisconnected<'a> {
         server: VncServerInfo<'a>,
         client: VncClientInfo<'a>,
