@@ -6,9 +6,10 @@
 //! sane, MXCSR and the x87 control word, is set afterwards.
 //!
 //! XSAVE is used with the host's XCR0, which has every component a guest may have: state that the guest has hidden
-//! by a smaller XCR0 of its own is kept for it too, and it never finds the host's there (SDM vol. 1, chapter 13). XSAVEC is
-//! preferred where the CPU has it: it leaves out components in their initial state. XSAVEOPT is not used: it also
-//! leaves out what has not changed since the last XRSTOR *at the same address*, and a guest can run XRSTOR too.
+//! by a smaller XCR0 of its own is kept for it too, and it never finds the host's there (SDM vol. 1, chapter 13).
+//! Plain XSAVE writes every component in the standard format, so the area is always an exact image for the monitor.
+//! XSAVEOPT is not used: it leaves out what has not changed since the last XRSTOR *at the same address*, and a guest
+//! can run XRSTOR too.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::mem::offset_of;
@@ -37,16 +38,11 @@ const FCW: usize = 0;
 const FTW: usize = 4;
 const MXCSR: usize = 24;
 const XSTATE_BV: usize = 512;
-const XCOMP_BV: usize = 520;
-/// XCOMP_BV bit 63: the area is in compacted form.
-const COMPACTED: u64 = 1 << 63;
 
 /// The CPU has XSAVE; else FXSAVE.
 const MODE_XSAVE: u32 = 1;
-/// Save with XSAVEC.
-const MODE_COMPACT: u32 = 2;
 /// The guest's XCR0 is not the host's.
-const MODE_SWITCH_XCR0: u32 = 4;
+const MODE_SWITCH_XCR0: u32 = 2;
 
 /// Extended state of one virtual processor. The save area comes first so that one pointer serves it and the rest.
 #[repr(C, align(64))]
@@ -83,10 +79,6 @@ impl XState {
         self.host_xcr0 = host_xcr0;
         if host_xcr0 != 0 {
             self.mode |= MODE_XSAVE;
-            // CPUID 0xD, sub-leaf 1, EAX bit 1: XSAVEC.
-            if __cpuid_count(LEAF_XSTATE, 1).eax & 2 != 0 {
-                self.mode |= MODE_COMPACT;
-            }
         }
         self.reset();
     }
@@ -101,9 +93,6 @@ impl XState {
         if self.mode & MODE_XSAVE != 0 {
             self.put(XSTATE_BV, &(XCR0_X87 | XCR0_SSE).to_le_bytes());
         }
-        if self.mode & MODE_COMPACT != 0 {
-            self.put(XCOMP_BV, &(COMPACTED | self.host_xcr0).to_le_bytes());
-        }
         self.set_xcr0(XCR0_X87);
     }
 
@@ -113,9 +102,9 @@ impl XState {
         }
     }
 
-    /// The legacy region (x87 and SSE registers) in FXSAVE's 64-bit layout (SDM vol. 1, table 10-2).
-    pub fn legacy(&self) -> &[u8] {
-        &self.area[..XSTATE_BV]
+    /// The save area in the standard format (SDM vol. 1, 13.4); without XSAVE only its legacy region (table 10-2).
+    pub fn image(&self) -> &[u8] {
+        if self.mode & MODE_XSAVE != 0 { &self.area } else { &self.area[..XSTATE_BV] }
     }
 
     /// Every XCR0 bit that a guest may set; 0 without XSAVE.
@@ -256,8 +245,6 @@ pub unsafe extern "sysv64" fn leave() {
         "jz 5f",
         "mov eax, [rdi + {host_xcr0}]",
         "mov edx, [rdi + {host_xcr0} + 4]",
-        "test dword ptr [rdi + {mode}], {compact}",
-        "jnz 6f",
         "xsave64 [rdi]",
         "3:",
         "ldmxcsr [rdi + {host_mxcsr}]",
@@ -273,14 +260,10 @@ pub unsafe extern "sysv64" fn leave() {
         "5:",
         "fxsave64 [rdi]",
         "jmp 3b",
-        "6:",
-        "xsavec64 [rdi]",
-        "jmp 3b",
         mode = const offset_of!(XState, mode),
         host_xcr0 = const offset_of!(XState, host_xcr0),
         host_mxcsr = const offset_of!(XState, host_mxcsr),
         xsave = const MODE_XSAVE,
-        compact = const MODE_COMPACT,
         switch_xcr0 = const MODE_SWITCH_XCR0,
     )
 }
@@ -343,10 +326,10 @@ mod tests {
         assert_eq!(round_trip(&mut state, 0x1234_5678_9abc_def0), (MXCSR_INITIAL, 0x37f, 0));
         assert_eq!(round_trip(&mut state, 1), (MXCSR_INITIAL, 0x37f, 0x1234_5678_9abc_def0));
         // The guest's own MXCSR and XMM3 in the legacy region.
-        assert_eq!(state.legacy()[MXCSR..MXCSR + 4], 0x7f80_u32.to_le_bytes());
-        assert_eq!(state.legacy()[160 + 3 * 16..][..8], 1_u64.to_le_bytes());
+        assert_eq!(state.image()[MXCSR..MXCSR + 4], 0x7f80_u32.to_le_bytes());
+        assert_eq!(state.image()[160 + 3 * 16..][..8], 1_u64.to_le_bytes());
         // The control word of the reset state was in force.
-        assert_eq!(state.legacy()[FCW..FCW + 2], 0x40_u16.to_le_bytes());
+        assert_eq!(state.image()[FCW..FCW + 2], 0x40_u16.to_le_bytes());
         state.reset();
         state.set_xcr0(host_xcr0);
         assert_eq!(round_trip(&mut state, 0).2, 0);

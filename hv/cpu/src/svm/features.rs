@@ -1,0 +1,148 @@
+//! What this processor's SVM can do, and switching it on.
+
+use core::arch::asm;
+use core::arch::x86_64::__cpuid;
+
+use x86_64::registers::model_specific::Msr;
+
+use super::SvmError;
+use crate::paging::PageSize;
+
+/// MSR numbers (APM vol. 2, appendix A).
+mod msr {
+    pub const EFER: u32 = 0xc000_0080;
+    pub const VM_CR: u32 = 0xc001_0114;
+    pub const VM_HSAVE_PA: u32 = 0xc001_0117;
+}
+
+/// EFER.SVME.
+const EFER_SVME: u64 = 1 << 12;
+/// VM_CR.SVMDIS: EFER.SVME cannot be set (APM vol. 2, 15.30.1).
+const VM_CR_SVMDIS: u64 = 1 << 4;
+
+/// What CPUID says about SVM (CPUID 8000_000A) and the leaves around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// The CPU has SVM (CPUID 8000_0001 ECX bit 2).
+    pub svm: bool,
+    /// Number of address-space identifiers, ASID 0 (the host) included (EBX).
+    pub asids: u32,
+    /// Nested paging (EDX bit 0).
+    pub nested_paging: bool,
+    /// SVM can be locked off by firmware (EDX bit 2).
+    pub lock: bool,
+    /// The VMCB tells the next instruction's RIP (EDX bit 3).
+    pub next_rip: bool,
+    /// Clean bits (EDX bit 5).
+    pub clean_bits: bool,
+    /// TLB entries of one ASID can be flushed (EDX bit 6).
+    pub flush_by_asid: bool,
+    /// Decode assists: instruction bytes and the segment of OUTS (EDX bit 7).
+    pub decode_assists: bool,
+    /// Virtual NMIs (EDX bit 25).
+    pub virtual_nmi: bool,
+    /// RDTSCP and with it the MSR TSC_AUX (CPUID 8000_0001 EDX bit 27).
+    pub tsc_aux: bool,
+    /// Bits of a physical address (CPUID 8000_0008 EAX bits 7:0).
+    pub physical_bits: u8,
+    /// Largest page (CPUID 8000_0001 EDX bit 26).
+    pub largest_page: PageSize,
+}
+
+impl Features {
+    /// Asks this processor.
+    pub fn read() -> Self {
+        let highest = __cpuid(0x8000_0000).eax;
+        let leaf = |number: u32| (highest >= number).then(|| __cpuid(number));
+        let (extended_ecx, extended_edx) = leaf(0x8000_0001).map_or((0, 0), |leaf| (leaf.ecx, leaf.edx));
+        let physical = leaf(0x8000_0008).map_or(36, |leaf| leaf.eax as u8);
+        let (asids, features) = leaf(0x8000_000a).map_or((0, 0), |leaf| (leaf.ebx, leaf.edx));
+        Self::decode(extended_ecx, extended_edx, physical, asids, features)
+    }
+
+    const fn decode(
+        extended_ecx: u32,
+        extended_edx: u32,
+        physical_bits: u8,
+        asids: u32,
+        features: u32,
+    ) -> Self {
+        const fn bit(value: u32, bit: u32) -> bool {
+            value & 1 << bit != 0
+        }
+        Self {
+            svm: bit(extended_ecx, 2),
+            asids,
+            nested_paging: bit(features, 0),
+            lock: bit(features, 2),
+            next_rip: bit(features, 3),
+            clean_bits: bit(features, 5),
+            flush_by_asid: bit(features, 6),
+            decode_assists: bit(features, 7),
+            virtual_nmi: bit(features, 25),
+            tsc_aux: bit(extended_edx, 27),
+            physical_bits,
+            largest_page: if bit(extended_edx, 26) { PageSize::Size1G } else { PageSize::Size2M },
+        }
+    }
+}
+
+/// Switches SVM on for this processor, with `host_save` as its host save area (APM vol. 2, 15.4 and 15.30.4).
+pub fn enable(features: &Features, host_save: u64) -> Result<(), SvmError> {
+    if !features.svm {
+        return Err(SvmError::NotThere);
+    }
+    if !features.nested_paging {
+        return Err(SvmError::NoNestedPaging);
+    }
+    // ASID 0 is the host's.
+    if features.asids < 2 {
+        return Err(SvmError::NoAsids);
+    }
+    // SAFETY: VM_CR exists on every CPU with SVM, and reading it changes nothing.
+    if unsafe { Msr::new(msr::VM_CR).read() } & VM_CR_SVMDIS != 0 {
+        return Err(if features.lock { SvmError::LockedOff } else { SvmError::SwitchedOff });
+    }
+    // SAFETY: SVM is there and not disabled, so EFER.SVME may be set; it changes nothing until VMRUN. The save area is
+    // a page that only the CPU touches.
+    unsafe {
+        let mut efer = Msr::new(msr::EFER);
+        let value = efer.read();
+        efer.write(value | EFER_SVME);
+        Msr::new(msr::VM_HSAVE_PA).write(host_save);
+    }
+    Ok(())
+}
+
+/// Switches SVM off for this processor, so that whatever is booted next finds it as after power-up.
+pub fn disable() {
+    // SAFETY: no guest runs on this processor (this code does). STGI first: after SVME is clear GIF could not be set
+    // any more (APM vol. 2, 15.4).
+    unsafe {
+        asm!("stgi", options(nostack, nomem));
+        Msr::new(msr::VM_HSAVE_PA).write(0);
+        let mut efer = Msr::new(msr::EFER);
+        let value = efer.read();
+        efer.write(value & !EFER_SVME);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_where_the_manual_has_them() {
+        // QEMU 7.2 TCG, -cpu max.
+        let tcg = Features::decode(1 << 2, 1 << 27 | 1 << 26, 40, 16, 0x1001_0001);
+        assert!(tcg.svm && tcg.nested_paging && tcg.tsc_aux);
+        assert!(
+            !tcg.next_rip && !tcg.clean_bits && !tcg.flush_by_asid && !tcg.decode_assists && !tcg.virtual_nmi
+        );
+        assert_eq!((tcg.asids, tcg.largest_page), (16, PageSize::Size1G));
+        // Zen 3.
+        let zen = Features::decode(1 << 2, 1 << 27 | 1 << 26, 48, 0x8000, 0x1ebf_bcff);
+        assert!(zen.lock && zen.next_rip && zen.clean_bits && zen.flush_by_asid && zen.decode_assists);
+        assert!(!Features::decode(0, 0, 36, 0, 0).svm);
+    }
+}

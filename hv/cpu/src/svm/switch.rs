@@ -1,0 +1,107 @@
+//! The world switch: from the host into the guest and back.
+//!
+//! Order matters (APM vol. 2, 15.5, 15.17): GIF is clear from before the first register is the guest's until the last
+//! one is the host's again, so that an NMI or machine check never finds a guest's TR, FS or GS in the host. The host's
+//! IF is set across VMRUN, because with V_INTR_MASKING it is what lets a physical interrupt exit the guest; it is
+//! clear again before GIF is set, so the interrupt itself waits for the host's window.
+//!
+//! Speculation: one virtual processor is pinned to one physical one and there is one guest, so no guest can train the
+//! predictors of another, and no IBPB is issued here. It belongs where a *different* guest is loaded on a processor
+//! (PRED_CMD bit 0, before its first entry). Returns in the host after an exit are predicted from a return stack
+//! that the guest has used; chips that need it stuffed (or AutoIBRS set) need that right behind VMSAVE.
+
+use core::mem::offset_of;
+
+use crate::xstate;
+
+/// What the switch needs, and the guest registers that VMRUN does not switch.
+#[repr(C)]
+pub struct Context {
+    /// General-purpose registers in encoding order. RAX and RSP are in the VMCB.
+    pub registers: [u64; 16],
+    /// Address of the guest's VMCB (virtual = physical).
+    pub guest: u64,
+    /// Address of the VMCB that holds the host's VMSAVE state.
+    pub host: u64,
+    /// Address of the guest's extended state.
+    pub xstate: u64,
+}
+
+/// Runs the guest until its next exit.
+///
+/// # Safety
+/// - SVM is enabled on this processor and VM_HSAVE_PA set; IF is clear and GIF is set.
+/// - `context` points to a valid [`Context`], whose VMCBs and extended state are valid, physically addressed by the
+///   same numbers and borrowed by nobody else; VMSAVE has filled `host` on this processor.
+/// - The guest's VMCB intercepts what the host needs, and its nested page tables map only what the guest may have.
+#[unsafe(naked)]
+pub unsafe extern "sysv64" fn enter(context: *mut Context) {
+    core::arch::naked_asm!(
+        "push rbx",
+        "push rbp",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "push rdi",
+        "mov rbx, rdi",
+        "clgi",
+        "sti",
+        "mov rdi, [rbx + {xstate}]",
+        "call {xstate_enter}",
+        "mov rax, [rbx + {guest}]",
+        "vmload rax",
+        "mov rcx, [rbx + 1*8]",
+        "mov rdx, [rbx + 2*8]",
+        "mov rbp, [rbx + 5*8]",
+        "mov rsi, [rbx + 6*8]",
+        "mov rdi, [rbx + 7*8]",
+        "mov r8,  [rbx + 8*8]",
+        "mov r9,  [rbx + 9*8]",
+        "mov r10, [rbx + 10*8]",
+        "mov r11, [rbx + 11*8]",
+        "mov r12, [rbx + 12*8]",
+        "mov r13, [rbx + 13*8]",
+        "mov r14, [rbx + 14*8]",
+        "mov r15, [rbx + 15*8]",
+        "mov rbx, [rbx + 3*8]",
+        "vmrun rax",
+        // RAX and RSP are the host's again: RAX still holds the guest's VMCB.
+        "vmsave rax",
+        "mov rax, [rsp]",
+        "mov [rax + 3*8], rbx",
+        "mov rbx, rax",
+        "mov [rbx + 1*8], rcx",
+        "mov [rbx + 2*8], rdx",
+        "mov [rbx + 5*8], rbp",
+        "mov [rbx + 6*8], rsi",
+        "mov [rbx + 7*8], rdi",
+        "mov [rbx + 8*8], r8",
+        "mov [rbx + 9*8], r9",
+        "mov [rbx + 10*8], r10",
+        "mov [rbx + 11*8], r11",
+        "mov [rbx + 12*8], r12",
+        "mov [rbx + 13*8], r13",
+        "mov [rbx + 14*8], r14",
+        "mov [rbx + 15*8], r15",
+        "mov rax, [rbx + {host}]",
+        "vmload rax",
+        "mov rdi, [rbx + {xstate}]",
+        "call {xstate_leave}",
+        "cli",
+        "stgi",
+        "pop rdi",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "ret",
+        xstate = const offset_of!(Context, xstate),
+        guest = const offset_of!(Context, guest),
+        host = const offset_of!(Context, host),
+        xstate_enter = sym xstate::enter,
+        xstate_leave = sym xstate::leave,
+    )
+}
