@@ -30,9 +30,8 @@ use x86_64::registers::model_specific::Msr;
 pub use features::Features;
 
 use crate::inject::{self, EventQueue};
-use crate::paging::{Npt, PageSize};
+use crate::msr;
 use crate::xstate::XState;
-use crate::{Processor, msr};
 use bitmap::{IoPermissions, MsrPermissions};
 use switch::Context;
 use vmcb::{ControlArea, SaveArea, Vmcb, clean, intercept, intercept_2, intercept_3, interrupt};
@@ -204,6 +203,38 @@ pub struct Svm {
 }
 
 impl Svm {
+    /// Switches SVM on for this processor and makes a virtual processor in the state after power-up, on the nested page
+    /// tables at `root`.
+    ///
+    /// # Safety
+    /// As for [`crate::Processor::new`].
+    pub unsafe fn new(memory: &'static mut SvmMemory, root: u64) -> Result<Self, SvmError> {
+        let features = Features::read();
+        features::enable(&features, core::ptr::from_ref(&memory.host_save) as u64)?;
+        let mut svm = Self {
+            memory,
+            features,
+            queue: EventQueue::new(),
+            software: None,
+            nmi: NmiState::Open,
+            interrupt_window: false,
+            nmi_window: false,
+            tpr_threshold: 0,
+            flush: false,
+            touched: false,
+            attention: false,
+            cleanup: false,
+        };
+        svm.set_up(root);
+        svm.reset();
+        Ok(svm)
+    }
+
+    /// Gives the virtual processor up and switches SVM off for this processor.
+    pub fn give_up(self) {
+        features::disable();
+    }
+
     fn save(&self) -> &SaveArea {
         &self.memory.vmcb.save
     }
@@ -457,42 +488,6 @@ impl Svm {
     fn set_control_msr(&mut self, efer: u64) {
         let control = monovisor_arch::Control { efer, ..self.control() };
         self.set_control(control);
-    }
-}
-
-impl Processor for Svm {
-    type Memory = SvmMemory;
-    type Format = Npt;
-    type Error = SvmError;
-
-    fn largest_page() -> PageSize {
-        Features::read().largest_page
-    }
-
-    fn new(memory: &'static mut SvmMemory, nested_root: u64) -> Result<Self, SvmError> {
-        let features = Features::read();
-        features::enable(&features, core::ptr::from_ref(&memory.host_save) as u64)?;
-        let mut svm = Self {
-            memory,
-            features,
-            queue: EventQueue::new(),
-            software: None,
-            nmi: NmiState::Open,
-            interrupt_window: false,
-            nmi_window: false,
-            tpr_threshold: 0,
-            flush: false,
-            touched: false,
-            attention: false,
-            cleanup: false,
-        };
-        svm.set_up(nested_root);
-        svm.reset();
-        Ok(svm)
-    }
-
-    fn disable() {
-        features::disable();
     }
 }
 

@@ -410,7 +410,7 @@ impl Vcpu for Vmx {
     }
 
     fn extended_state(&self) -> &[u8] {
-        self.xstate.legacy()
+        self.xstate.image()
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

@@ -1,0 +1,125 @@
+//! How a virtual processor is made, alike for both vendors.
+
+use monovisor_arch::Vcpu;
+
+use crate::control::Allowed;
+use crate::paging::{Ept, Format, Npt, PageSize};
+use crate::preflight::Lacks;
+use crate::svm::{Svm, SvmError, SvmMemory};
+use crate::vmx::{self, EnableError, Vmx};
+
+/// What a virtual processor is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Root of the second-level page tables ([`crate::paging::Tables::root`]).
+    pub root: u64,
+    /// Control-register bits that the guest's CPUID gives it.
+    pub allowed: Allowed,
+}
+
+/// A virtual processor as the machine makes and uses it, by static dispatch.
+///
+/// A value is pinned to the physical processor that it was made on: it is used, reset and given up there only. There is
+/// one of them for each physical processor.
+pub trait Processor: Vcpu + Sized {
+    /// All memory that one virtual processor needs besides the page tables: zeroed, aligned by its type, at an address
+    /// that is its physical address.
+    type Memory: 'static;
+    /// Entry format of the second-level page tables.
+    type Format: Format;
+    /// Why this processor cannot run guests, in plain words.
+    type Error: core::fmt::Display + core::fmt::Debug;
+
+    /// Largest page that second-level tables may use on this processor.
+    fn largest_page() -> PageSize;
+
+    /// Switches virtualisation on for the physical processor this runs on and makes a virtual processor in its state
+    /// after power-up.
+    ///
+    /// # Safety
+    /// - At CPL 0, in 64-bit mode, interrupts off; RAM is mapped identity and write-back. GDT, IDT, TSS, FS, GS and CR3 of
+    ///   this processor are final, and its IDT has an NMI handler that returns.
+    /// - Nothing on this processor uses DR0 to DR3, DR6, the SYSCALL and SYSENTER MSRs, KERNEL_GS_BASE or TSC_AUX, nor CR2
+    ///   but in the handler of a fault that is fatal anyway.
+    /// - The pages that the tables at `settings.root` map, now and later, are RAM that no host code takes a Rust
+    ///   reference to, and devices that are the guest's alone.
+    unsafe fn new(memory: &'static mut Self::Memory, settings: &Settings) -> Result<Self, Self::Error>;
+
+    /// Gives the virtual processor up and switches virtualisation off for the physical processor, before a reset or
+    /// power-off.
+    fn disable(self);
+}
+
+impl Processor for Svm {
+    type Memory = SvmMemory;
+    type Format = Npt;
+    type Error = SvmError;
+
+    fn largest_page() -> PageSize {
+        crate::svm::Features::read().largest_page
+    }
+
+    unsafe fn new(memory: &'static mut SvmMemory, settings: &Settings) -> Result<Self, SvmError> {
+        // SAFETY: the caller's promise is the same. SVM needs no `allowed`: the processor itself checks what the guest
+        // writes into its control registers.
+        unsafe { Self::new(memory, settings.root) }
+    }
+
+    fn disable(self) {
+        self.give_up();
+    }
+}
+
+/// Memory of one virtual processor on VMX, the VMXON region included.
+#[repr(C)]
+pub struct VmxMemory {
+    region: vmx::Page,
+    vcpu: vmx::Memory,
+}
+
+impl VmxMemory {
+    /// Zeroed, for a `static`.
+    pub const fn new() -> Self {
+        Self { region: vmx::Page::new(), vcpu: vmx::Memory::new() }
+    }
+}
+
+impl Default for VmxMemory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Processor for Vmx {
+    type Memory = VmxMemory;
+    type Format = Ept;
+    type Error = EnableError;
+
+    fn largest_page() -> PageSize {
+        // SAFETY: the machine asks at CPL 0, on a processor that preflight has found VMX on.
+        let facts = unsafe { vmx::Facts::read() };
+        let capabilities = vmx::Capabilities::evaluate(&facts, &mut Lacks::default());
+        match (capabilities.ept_1g, capabilities.ept_2m) {
+            (true, _) => PageSize::Size1G,
+            (_, true) => PageSize::Size2M,
+            _ => PageSize::Size4K,
+        }
+    }
+
+    unsafe fn new(memory: &'static mut VmxMemory, settings: &Settings) -> Result<Self, EnableError> {
+        /// One virtual processor on a physical one: any tag but 0 will do.
+        const VPID: u16 = 1;
+        let settings = vmx::Settings { ept_root: settings.root, vpid: VPID, allowed: settings.allowed };
+        // SAFETY: the caller's promise; there is one value for a processor, so VMX is off.
+        let root = unsafe { vmx::Root::enable(&mut memory.region) }?;
+        // SAFETY: the caller's promise.
+        unsafe { Self::new(root, &mut memory.vcpu, &settings) }.map_err(|(root, error)| {
+            root.disable();
+            error
+        })
+    }
+
+    fn disable(self) {
+        self.give_up().disable();
+    }
+}
