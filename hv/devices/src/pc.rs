@@ -1,0 +1,405 @@
+//! The whole PC: every device, the wiring between them, and the dispatch of ports, memory and MSRs.
+
+use crate::acpi::Acpi;
+use crate::apic::local::{MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_X2APIC, MSR_X2APIC_LAST};
+use crate::apic::{CpuRequest, GeneralProtection, IoApic, LocalApic, LocalApics, Message};
+use crate::clock::earlier;
+use crate::lines::{Change, Driver, Lines};
+use crate::pci::chipset::Chipset;
+use crate::pci::{Address, ConfigPort, ConfigSpace};
+use crate::pic::Pic;
+use crate::pit::{self, Pit};
+use crate::ports::{CONTROL_A, DMA_PAGE, Ports};
+use crate::rtc::Rtc;
+use crate::uart::{Line, Uart};
+use monovisor_arch::layout::{
+    self, COM1, COM1_IRQ, GPE0, I8042_COMMAND, IOAPIC_BASE, LEVEL_IRQS, PCI_CONFIG, PM_TIMER, PM1A_CONTROL,
+    PM1A_EVENT, RESET_REGISTER, RTC_IRQ, RTC_PORT, SCI_IRQ, SLEEP_TYPE_S5, SMI_COMMAND,
+};
+
+mod firmware;
+mod ioport;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+/// What a machine is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct PcConfig {
+    /// Virtual processors, 1 to [`layout::MAX_VCPUS`].
+    pub vcpus: u8,
+    /// Frequency of the guest's TSC in Hz; guest TSC = virtual clock × this, plus the guest's own offset.
+    pub tsc_hz: u64,
+    /// Physical address width of the virtual CPU in bits (CPUID.80000008H:EAX[7:0]).
+    pub address_bits: u8,
+    /// Guest RAM below 4 GiB in bytes.
+    pub low_ram: u64,
+    /// Guest RAM from 4 GiB on in bytes.
+    pub high_ram: u64,
+    /// The isa-debug-exit device, if there is one.
+    pub debug_exit: Option<DebugExit>,
+}
+
+/// Where the isa-debug-exit device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DebugExit {
+    /// First port.
+    pub iobase: u16,
+    /// Number of ports.
+    pub iosize: u8,
+}
+
+/// What the devices need from outside.
+pub trait Backend {
+    /// Takes a byte of the guest's console (COM1). False: no room now; the byte is kept and offered again.
+    fn console_write(&mut self, byte: u8) -> bool;
+    /// The next byte for the guest's console. Asked only while the guest has room for it.
+    fn console_read(&mut self) -> Option<u8>;
+}
+
+/// How the guest asked for a reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetCause {
+    /// Port 0xcf9.
+    ResetRegister,
+    /// Keyboard controller, command 0xfe or its output port.
+    KeyboardController,
+    /// Port 0x92.
+    ControlPortA,
+}
+
+/// What the guest asks of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Reset the machine.
+    Reset(ResetCause),
+    /// ACPI S5: switch off.
+    PowerOff,
+    /// Another ACPI sleep type was written; the DSDT announces none, so there is nothing to do but say so.
+    Sleep(u8),
+    /// A write to isa-debug-exit; QEMU's exit status is `value * 2 + 1`.
+    DebugExit(u32),
+    /// The guest has set its clock: it is this many seconds ahead of the rig's (RTC_CHANGE).
+    RtcChange(i64),
+}
+
+/// All devices of one machine.
+#[derive(Clone, Debug)]
+pub struct Pc {
+    config: PcConfig,
+    lines: Lines,
+    pic: Pic,
+    /// The 8259's output, kept because it is looked at before every entry.
+    pic_output: bool,
+    ioapic: IoApic,
+    apics: LocalApics,
+    pit: Pit,
+    rtc: Rtc,
+    uart: Uart,
+    acpi: Acpi,
+    ports: Ports,
+    pci_port: ConfigPort,
+    chipset: Chipset,
+    reset_request: Option<ResetCause>,
+    debug_exit: Option<u32>,
+    deadline: Option<u64>,
+    /// `deadline` has to be worked out again.
+    stale: bool,
+}
+
+impl Pc {
+    /// A machine at power-up. [`Pc::reset`] makes it ready for a guest.
+    pub const fn new(config: &PcConfig) -> Self {
+        Self {
+            config: *config,
+            lines: Lines::new(),
+            pic: Pic::new(),
+            pic_output: false,
+            ioapic: IoApic::new(),
+            apics: LocalApics::new(config.vcpus, config.tsc_hz, config.address_bits),
+            pit: Pit::new(),
+            rtc: Rtc::new(),
+            uart: Uart::new(),
+            acpi: Acpi::new(),
+            ports: Ports::new(),
+            pci_port: ConfigPort::new(),
+            chipset: Chipset::new(),
+            reset_request: None,
+            debug_exit: None,
+            deadline: None,
+            stale: true,
+        }
+    }
+
+    /// The configuration.
+    pub const fn config(&self) -> &PcConfig {
+        &self.config
+    }
+
+    /// Sets the rig's wall time, in nanoseconds since 1970 UTC, for this moment of the virtual clock: at power-up
+    /// and whenever the virtual clock has stood still.
+    pub fn set_wall_clock(&mut self, unix: i64, now: u64) {
+        self.rtc.set_wall_clock(unix, now);
+        self.stale = true;
+    }
+
+    // Interrupts.
+
+    fn set_line(&mut self, line: u8, driver: Driver, high: bool) {
+        let level = match self.lines.set(line, driver, high) {
+            Change::None => return,
+            Change::Rose => true,
+            Change::Fell => false,
+        };
+        self.pic.set_line(line, level);
+        // The GSI of an ISA interrupt is below 24.
+        self.ioapic.set_pin(layout::isa_gsi(line) as u8, level);
+        self.settle();
+    }
+
+    /// Lets the interrupt controllers see what has changed.
+    fn settle(&mut self) {
+        let output = self.pic.output();
+        if output != self.pic_output {
+            self.pic_output = output;
+            self.ioapic.set_pin(0, output);
+            if let Some(apic) = self.apics.get_mut(0) {
+                apic.set_lint(0, output);
+            }
+        }
+        while let Some(message) = self.ioapic.take() {
+            self.apics.deliver(message);
+        }
+    }
+
+    /// After an access of `vcpu` to its local APIC: sends its interrupt command and its end of interrupt.
+    fn settle_apic(&mut self, vcpu: usize) {
+        if let Some(vector) = self.apics.settle(vcpu) {
+            self.ioapic.end(vector);
+            self.settle();
+        }
+    }
+
+    /// Delivers a message-signalled interrupt.
+    pub fn deliver(&mut self, message: Message) {
+        self.apics.deliver(message);
+    }
+
+    /// The 8259 has an interrupt and `vcpu` is the one that takes it.
+    #[inline]
+    fn external_for(&self, vcpu: usize) -> bool {
+        self.pic_output && self.routes_external(vcpu)
+    }
+
+    /// By LINT0 of the bootstrap processor, or by pin 0 of the I/O APIC.
+    fn routes_external(&self, vcpu: usize) -> bool {
+        let Some(apic) = self.apics.get(vcpu) else { return false };
+        vcpu == 0 && apic.passes_external()
+            || self
+                .ioapic
+                .external()
+                .is_some_and(|message| apic.matches(message.logical, message.destination, false))
+    }
+
+    /// The vector of the interrupt that `vcpu` would get now, if its RFLAGS.IF lets it.
+    #[inline]
+    pub fn interrupt_for(&self, vcpu: usize) -> Option<u8> {
+        if self.external_for(vcpu) {
+            return Some(self.pic.vector());
+        }
+        self.apics.get(vcpu)?.pending()
+    }
+
+    /// `vcpu` takes its interrupt: the acknowledge cycle. With none pending that is a spurious vector.
+    pub fn acknowledge(&mut self, vcpu: usize) -> u8 {
+        if self.external_for(vcpu) {
+            let vector = self.pic.acknowledge();
+            self.settle();
+            return vector;
+        }
+        self.apics.get_mut(vcpu).map_or(0xff, LocalApic::acknowledge)
+    }
+
+    /// An NMI waits for `vcpu`.
+    pub fn nmi_pending(&self, vcpu: usize) -> bool {
+        self.apics.get(vcpu).is_some_and(LocalApic::nmi_pending)
+    }
+
+    /// `vcpu` has taken its NMI.
+    pub fn acknowledge_nmi(&mut self, vcpu: usize) {
+        if let Some(apic) = self.apics.get_mut(vcpu) {
+            apic.acknowledge_nmi();
+        }
+    }
+
+    /// Pulls the NMI line, LINT1 of every processor.
+    pub fn nmi(&mut self) {
+        for apic in self.apics.iter_mut() {
+            apic.set_lint(1, true);
+            apic.set_lint(1, false);
+        }
+    }
+
+    /// The next INIT or start-up for `vcpu`.
+    pub fn take_cpu_request(&mut self, vcpu: usize) -> Option<CpuRequest> {
+        let request = self.apics.get_mut(vcpu)?.take_cpu_request();
+        self.stale |= request.is_some();
+        request
+    }
+
+    /// CR8 of `vcpu`.
+    #[inline]
+    pub fn cr8(&self, vcpu: usize) -> u8 {
+        self.apics.get(vcpu).map_or(0, LocalApic::cr8)
+    }
+
+    /// `vcpu` has written CR8; the caller has checked the value to be below 16.
+    #[inline]
+    pub fn set_cr8(&mut self, vcpu: usize, value: u8) {
+        if let Some(apic) = self.apics.get_mut(vcpu) {
+            apic.set_cr8(value & 15);
+        }
+    }
+
+    /// The local APIC of `vcpu`.
+    pub fn local_apic(&self, vcpu: usize) -> Option<&LocalApic> {
+        self.apics.get(vcpu)
+    }
+
+    // MSRs.
+
+    /// The MSR belongs to the local APIC.
+    pub const fn is_apic_msr(index: u32) -> bool {
+        matches!(index, MSR_APIC_BASE | MSR_TSC_DEADLINE | MSR_X2APIC..=MSR_X2APIC_LAST)
+    }
+
+    /// RDMSR of a local APIC's MSR.
+    pub fn apic_msr_read(&mut self, vcpu: usize, index: u32, now: u64) -> Result<u64, GeneralProtection> {
+        self.apics.get_mut(vcpu).ok_or(GeneralProtection)?.read_msr(index, now)
+    }
+
+    /// WRMSR of a local APIC's MSR.
+    pub fn apic_msr_write(
+        &mut self,
+        vcpu: usize,
+        index: u32,
+        value: u64,
+        now: u64,
+    ) -> Result<(), GeneralProtection> {
+        let apic = self.apics.get_mut(vcpu).ok_or(GeneralProtection)?;
+        let before = apic.deadline();
+        apic.write_msr(index, value, now)?;
+        self.stale |= apic.deadline() != before;
+        self.settle_apic(vcpu);
+        Ok(())
+    }
+
+    /// `vcpu` has moved its TSC by writing IA32_TSC or IA32_TSC_ADJUST: `offset` is what it is ahead of the
+    /// virtual clock, in ticks modulo 2^64.
+    pub fn set_tsc_offset(&mut self, vcpu: usize, offset: u64, now: u64) {
+        if let Some(apic) = self.apics.get_mut(vcpu) {
+            apic.set_tsc_offset(offset, now);
+            self.stale = true;
+        }
+    }
+
+    // Time.
+
+    /// The earliest moment of the virtual clock at which [`Pc::advance`] wants to be called.
+    #[inline]
+    pub fn deadline(&mut self) -> Option<u64> {
+        if self.stale {
+            self.stale = false;
+            self.deadline =
+                [self.pit.deadline(), self.rtc.deadline(), self.acpi.deadline(), self.uart.deadline()]
+                    .into_iter()
+                    .fold(self.apics.deadline(), earlier);
+        }
+        self.deadline
+    }
+
+    /// Fires what is due.
+    #[inline]
+    pub fn advance(&mut self, now: u64) {
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            self.fire(now);
+        }
+    }
+
+    fn fire(&mut self, now: u64) {
+        for apic in self.apics.iter_mut() {
+            apic.advance(now);
+        }
+        self.advance_pit(now);
+        self.rtc.advance(now);
+        self.set_line(RTC_IRQ, Driver::Rtc, self.rtc.interrupt());
+        self.acpi.advance(now);
+        self.set_line(SCI_IRQ, Driver::PowerManagement, self.acpi.interrupt());
+        self.uart.advance(now);
+        self.set_line(COM1_IRQ, Driver::Com1, self.uart.interrupt());
+        self.stale = true;
+    }
+
+    /// Counter 0 of the timer up to `now`: an edge that has come and gone is still one.
+    fn advance_pit(&mut self, now: u64) {
+        if self.pit.advance(now) {
+            self.set_line(0, Driver::Pit, false);
+            self.set_line(0, Driver::Pit, true);
+        }
+        self.set_line(0, Driver::Pit, self.pit.output(now));
+    }
+
+    // The machine as a whole.
+
+    /// Presses the power button.
+    pub fn power_button(&mut self) {
+        self.acpi.power_button();
+        self.set_line(SCI_IRQ, Driver::PowerManagement, self.acpi.interrupt());
+    }
+
+    /// What the guest asks of the machine, in the order of weight.
+    pub fn take_request(&mut self) -> Option<Request> {
+        if let Some(value) = self.debug_exit.take() {
+            return Some(Request::DebugExit(value));
+        }
+        if let Some(sleep) = self.acpi.take_sleep() {
+            return Some(if sleep == SLEEP_TYPE_S5 { Request::PowerOff } else { Request::Sleep(sleep) });
+        }
+        if let Some(cause) = self.reset_request.take() {
+            return Some(Request::Reset(cause));
+        }
+        self.rtc.take_change().map(Request::RtcChange)
+    }
+
+    // The console.
+
+    /// Moves console bytes both ways, as far as there is room. Call it when the back end has got input or room.
+    pub fn console_poll<B: Backend + ?Sized>(&mut self, now: u64, backend: &mut B) {
+        self.uart.poll(&mut Console(backend), now);
+        self.set_line(COM1_IRQ, Driver::Com1, self.uart.interrupt());
+        self.stale = true;
+    }
+
+    /// The guest has room for console input.
+    pub fn console_ready(&self) -> bool {
+        self.uart.can_receive()
+    }
+
+    /// The guest has sent bytes that the back end has not taken yet.
+    pub fn console_has_output(&self) -> bool {
+        self.uart.has_output()
+    }
+}
+
+/// A back end as the far end of the console's line.
+struct Console<'a, B: ?Sized>(&'a mut B);
+
+impl<B: Backend + ?Sized> Line for Console<'_, B> {
+    fn transmit(&mut self, byte: u8) -> bool {
+        self.0.console_write(byte)
+    }
+
+    fn receive(&mut self) -> Option<u8> {
+        self.0.console_read()
+    }
+}

@@ -1,0 +1,48 @@
+//! Memory-mapped devices.
+
+use super::*;
+
+const PAGE: u64 = 0x1000;
+
+impl Pc {
+    /// A read of 1, 2, 4 or 8 bytes by `vcpu` from a guest-physical address that is not RAM. `None`: nothing
+    /// answers there, which reads as ones.
+    pub fn mmio_read(&mut self, vcpu: usize, address: u64, size: u8, now: u64) -> Option<u64> {
+        let page = address & !(PAGE - 1);
+        if let Some(apic) = self.apics.get_mut(vcpu)
+            && apic.page() == Some(page)
+        {
+            return Some(apic.read_page(address & (PAGE - 1), size, now));
+        }
+        if page == IOAPIC_BASE {
+            // The registers are 32 bits wide; their window ignores what else an access asks for.
+            return Some(u64::from(self.ioapic.read(address & (PAGE - 1))));
+        }
+        None
+    }
+
+    /// A write. False: nothing answers there.
+    pub fn mmio_write(&mut self, vcpu: usize, address: u64, size: u8, value: u64, now: u64) -> bool {
+        let page = address & !(PAGE - 1);
+        if let Some(apic) = self.apics.get_mut(vcpu)
+            && apic.page() == Some(page)
+        {
+            let before = apic.deadline();
+            apic.write_page(address & (PAGE - 1), size, value, now);
+            self.stale |= apic.deadline() != before;
+            self.settle_apic(vcpu);
+            return true;
+        }
+        if page == IOAPIC_BASE {
+            self.ioapic.write(address & (PAGE - 1), value as u32);
+            self.settle();
+            return true;
+        }
+        // An MSI that a processor writes itself reaches the APICs as well.
+        if let (4, Some(message)) = (size, Message::from_msi(address, value as u32)) {
+            self.apics.deliver(message);
+            return true;
+        }
+        false
+    }
+}
