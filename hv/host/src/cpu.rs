@@ -22,6 +22,8 @@ pub struct Features {
     pub xsave: bool,
     /// AVX.
     pub avx: bool,
+    /// A local APIC.
+    pub apic: bool,
     /// x2APIC.
     pub x2apic: bool,
     /// The local APIC timer can wait for a TSC value.
@@ -54,6 +56,7 @@ impl Features {
             smap: has(structured, 20),
             xsave: has(basic.ecx, 26),
             avx: has(basic.ecx, 26) && has(basic.ecx, 28),
+            apic: has(basic.edx, 9),
             x2apic: has(basic.ecx, 21),
             tsc_deadline: has(basic.ecx, 24),
             invariant_tsc: has(power, 8),

@@ -62,8 +62,10 @@ pub(crate) fn init(madt: Option<&Madt>) {
     let ioapic = madt.and_then(|madt| madt.ioapics.iter().find(|ioapic| ioapic.gsi_base == 0)).copied();
     let ioapic = ioapic.filter(|ioapic| paging::map_device(ioapic.address, 0x20).is_ok());
     pic_init();
-    if apic::init(SPURIOUS, ioapic.is_none()).is_err() {
-        crate::error!("the local APIC's registers cannot be mapped: no timer, no interrupts");
+    if !crate::features().apic {
+        crate::error!("the processor has no local APIC, or the firmware switched it off: there is no timer");
+    } else if apic::init(SPURIOUS, ioapic.is_none()).is_err() {
+        crate::error!("the local APIC's registers cannot be mapped: there is no timer");
     }
     let mut wiring = WIRING.lock();
     wiring.madt = madt.cloned();
@@ -167,9 +169,6 @@ pub(crate) fn handle(vector: u8) {
                 }
             } else {
                 apic::end_of_interrupt();
-            }
-            if sources.is_empty() {
-                SPURIOUS_COUNT.fetch_add(1, Ordering::Relaxed);
             }
         }
         SPURIOUS => {

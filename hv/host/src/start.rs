@@ -121,7 +121,8 @@ pub fn section(start: *const u8, end: *const u8) -> PhysRange {
 /// Reports a panic and stops. Panics are defects; none should be reachable.
 pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     log::break_lock();
-    crate::error!("{info}");
+    let (file, line) = info.location().map_or(("?", 0), |location| (location.file(), location.line()));
+    crate::error!("defect at {file}:{line}: {}", info.message());
     power::fail()
 }
 

@@ -162,6 +162,8 @@ impl Uart {
         line.modem_control = MCR_DTR | MCR_RTS | MCR_OUT2;
         line.out(INTERRUPT_ENABLE, 0);
         line.set_baud(baud).or_else(|bad| line.set_baud(bad.fastest)).ok()?;
+        // What a client has sent already is kept: switching the FIFO on would clear it.
+        line.drain(0);
         // FIFO on, both cleared, receive interrupt at 8 of 16 characters: half the interrupts, half the FIFO in hand.
         line.out(FIFO_CONTROL, 0x87);
         if line.input(INTERRUPT_ID) & 0xc0 == 0xc0 {
@@ -171,13 +173,6 @@ impl Uart {
         }
         line.out(MODEM_CONTROL, line.modem_control);
         line.modem_status = line.input(MODEM_STATUS);
-        // What lies in it is from before.
-        for _ in 0..DRAIN {
-            if line.input(LINE_STATUS) & LSR_DATA == 0 {
-                break;
-            }
-            line.input(DATA);
-        }
         line.interrupt_enable = IER_RECEIVE | IER_LINE_STATUS | IER_MODEM;
         line.out(INTERRUPT_ENABLE, line.interrupt_enable);
         line.open = true;
@@ -446,14 +441,14 @@ impl Line {
         self.connected |= risen != 0;
     }
 
-    /// Serves the chip's interrupts. True where there was one.
+    /// Serves the chip's interrupts until none is pending. True where there was one.
     fn interrupt(&mut self) -> bool {
         let mut served = false;
         for _ in 0..CAUSES {
             let cause = self.input(INTERRUPT_ID);
             // Bit 0: none pending.
             if cause & 1 != 0 {
-                break;
+                return served;
             }
             served = true;
             match cause & 0x0e {
@@ -465,6 +460,9 @@ impl Line {
                 _ => self.read_modem(),
             }
         }
+        // Still pending, and the line is edge-triggered: let it fall and rise, or no interrupt would come again.
+        self.out(INTERRUPT_ENABLE, 0);
+        self.out(INTERRUPT_ENABLE, self.interrupt_enable);
         served
     }
 }
