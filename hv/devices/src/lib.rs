@@ -11,6 +11,7 @@
 pub mod acpi;
 pub mod apic;
 pub mod clock;
+pub mod kvmclock;
 pub mod lines;
 pub mod pc;
 pub mod pci;
@@ -21,4 +22,5 @@ pub mod rtc;
 pub mod uart;
 
 pub use apic::{CpuRequest, GeneralProtection};
+pub use kvmclock::KvmClock;
 pub use pc::{Backend, DebugExit, Pc, PcConfig, Request, ResetCause};

@@ -89,7 +89,7 @@ fn the_timer_reaches_the_processor_through_the_8259() {
         assert_eq!(rig.pc.acknowledge(0), 0x30);
         rig.outb(0x20, 0x20);
     }
-    assert_eq!(rig.now / 1_000_000, 2, "1000 Hz");
+    assert_eq!(rig.now / 1_000_000, 3, "1000 Hz");
 }
 
 #[test]
