@@ -1,10 +1,10 @@
 //! The schema against what a real QEMU 2.8.0 answered.
 
-use super::*;
+use crate::schema::*;
 
-const COMMANDS: &str = include_str!("../../tests/data/query-commands.json");
-const EVENTS: &str = include_str!("../../tests/data/query-events.json");
-const SCHEMA: &str = include_str!("../../tests/data/query-qmp-schema.json");
+const COMMANDS: &str = include_str!("../../../tests/data/query-commands.json");
+const EVENTS: &str = include_str!("../../../tests/data/query-events.json");
+const SCHEMA: &str = include_str!("../../../tests/data/query-qmp-schema.json");
 
 /// The value of `return` in a captured reply.
 fn result(reply: &str) -> &str {
