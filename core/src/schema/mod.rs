@@ -13,6 +13,7 @@ mod macros;
 pub mod decl;
 pub mod docs;
 mod introspection;
+mod link;
 mod offered;
 mod tables;
 #[cfg(test)]

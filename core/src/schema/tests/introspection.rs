@@ -175,3 +175,28 @@ fn names_are_found_and_numbered() {
     assert_eq!(Event::RTC_CHANGE.throttle(), Throttle::Rate);
     assert_eq!(Event::STOP.throttle(), Throttle::None);
 }
+
+#[test]
+#[ignore = "a measurement: cargo test --release -p monovisor-core speed -- --ignored --nocapture"]
+fn speed_and_size() {
+    let offered = everything();
+    let mut buffer = vec![0u8; 4096];
+    let (mut total, start) = (0, std::time::Instant::now());
+    for _ in 0..2000 {
+        let mut list = SchemaList::new();
+        while !list.is_complete() {
+            total += list.fill(&offered, &mut buffer);
+        }
+    }
+    let speed = total as f64 / start.elapsed().as_secs_f64() / 1e6;
+    println!("query-qmp-schema: {speed:.0} MB/s");
+    let sizes = crate::schema::tables::sizes();
+    println!("tables: {} bytes, {sizes:?}", sizes.iter().sum::<usize>());
+    assert!(speed >= 500.0);
+}
+
+#[test]
+fn tables_are_small() {
+    let sizes = crate::schema::tables::sizes();
+    assert!(sizes.iter().sum::<usize>() <= 32 * 1024, "{sizes:?}");
+}

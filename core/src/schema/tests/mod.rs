@@ -1,5 +1,6 @@
 //! Tests of the schema.
 
+mod agreement;
 mod introspection;
 mod values;
 mod visitor;
