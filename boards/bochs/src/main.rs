@@ -14,6 +14,7 @@ monovisor_host::entry!(
         log_uart: None,
         power_off: &[PowerOff::Text { port: 0x8900, text: "Shutdown" }, PowerOff::Acpi],
         exit_port: None,
+        off_on_failure: true,
     },
     run
 );

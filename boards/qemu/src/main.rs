@@ -14,6 +14,7 @@ monovisor_host::entry!(
         log_uart: None,
         power_off: &[PowerOff::Acpi, PowerOff::Word { port: 0x604, value: 0x2000 }],
         exit_port: Some(0xf4),
+        off_on_failure: true,
     },
     run
 );

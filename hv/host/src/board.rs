@@ -41,4 +41,6 @@ pub struct Board {
     /// Port of QEMU's isa-debug-exit device, where a test may have added it: a byte `n` ends QEMU with exit status
     /// `2n + 1`.
     pub exit_port: Option<u16>,
+    /// After a defect of ours, switch off (so that a test ends) instead of halting (so that the log can be looked at).
+    pub off_on_failure: bool,
 }

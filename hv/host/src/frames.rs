@@ -13,10 +13,11 @@ pub use crate::physical::PhysRange;
 /// Free ranges. Each hole in usable memory and each aligned carve can add one.
 const MAX_FREE: usize = 256;
 
-/// Memory below 1 MiB is not carved: firmware keeps data there, and start-up code of further processors must lie there.
-const LOW: u64 = 1 << 20;
+/// Memory below 1 MiB is kept for what must lie there: the code that further processors start in.
+const LOW_END: u64 = 1 << 20;
 
 static FREE: Mutex<FreeRanges> = Mutex::new(FreeRanges::new());
+static LOW: Mutex<FreeRanges> = Mutex::new(FreeRanges::new());
 
 /// Ranges of memory that nobody owns yet.
 #[derive(Debug, Default)]
@@ -84,25 +85,35 @@ impl FreeRanges {
 
 /// Sets up the free ranges. `image` is where the image lies; nothing at or above `limit` is used.
 pub(crate) fn init(boot: &BootInfo, image: PhysRange, limit: u64) {
-    let mut free = FREE.lock();
-    for region in boot.memory.iter().filter(|region| region.kind == MemoryKind::Usable) {
-        let start = region.range.start.max(LOW);
-        free.add(PhysRange::new(start, region.range.end().min(limit).saturating_sub(start)));
+    for (free, from, to) in [(&LOW, 4096, LOW_END), (&FREE, LOW_END, limit)] {
+        let mut free = free.lock();
+        for region in boot.memory.iter().filter(|region| region.kind == MemoryKind::Usable) {
+            let start = region.range.start.max(from);
+            free.add(PhysRange::new(start, region.range.end().min(to).saturating_sub(start)));
+        }
+        free.remove(image);
+        for range in &boot.structures {
+            free.remove(*range);
+        }
+        for module in &boot.modules {
+            free.remove(PhysRange::new(module.data.as_ptr() as u64, module.data.len() as u64));
+            free.remove(PhysRange::new(
+                module.command_line.as_ptr() as u64,
+                module.command_line.len() as u64,
+            ));
+        }
+        // Whole pages only.
+        let ranges = core::mem::take(&mut free.ranges);
+        for range in ranges {
+            let start = range.start.next_multiple_of(4096);
+            free.add(PhysRange::new(start, (range.end() & !4095).saturating_sub(start)));
+        }
     }
-    free.remove(image);
-    for range in &boot.structures {
-        free.remove(*range);
-    }
-    for module in &boot.modules {
-        free.remove(PhysRange::new(module.data.as_ptr() as u64, module.data.len() as u64));
-        free.remove(PhysRange::new(module.command_line.as_ptr() as u64, module.command_line.len() as u64));
-    }
-    // Whole pages only.
-    let ranges = core::mem::take(&mut free.ranges);
-    for range in ranges {
-        let start = range.start.next_multiple_of(4096);
-        free.add(PhysRange::new(start, (range.end() & !4095).saturating_sub(start)));
-    }
+}
+
+/// Takes whole pages below 640 KiB, where a processor can start in real mode.
+pub fn carve_low(len: u64) -> Option<PhysRange> {
+    LOW.lock().take(len.checked_next_multiple_of(4096)?, 4096, 0xa_0000)
 }
 
 /// Takes `len` bytes of RAM at a multiple of `align`, a power of two, for good. `None` where there is no such piece.

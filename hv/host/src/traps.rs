@@ -6,6 +6,7 @@
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use x86_64::VirtAddr;
@@ -91,7 +92,8 @@ pub static BOOT_TRAP_STACKS: TrapStacks = TrapStacks::new();
 /// Tables that the processor reads and that are written once, before it does.
 struct Tables {
     gdt: UnsafeCell<[u64; 3 + 2 * MAX_CPUS]>,
-    tss: [UnsafeCell<TaskStateSegment>; MAX_CPUS],
+    /// Zero in the image, a TSS once `init` has run.
+    tss: [UnsafeCell<MaybeUninit<TaskStateSegment>>; MAX_CPUS],
     idt: UnsafeCell<[[u64; 2]; 256]>,
 }
 
@@ -101,7 +103,7 @@ unsafe impl Sync for Tables {}
 
 static TABLES: Tables = Tables {
     gdt: UnsafeCell::new([0; 3 + 2 * MAX_CPUS]),
-    tss: [const { UnsafeCell::new(TaskStateSegment::new()) }; MAX_CPUS],
+    tss: [const { UnsafeCell::new(MaybeUninit::zeroed()) }; MAX_CPUS],
     idt: UnsafeCell::new([[0; 2]; 256]),
 };
 
@@ -254,7 +256,7 @@ struct Frame {
 pub(crate) unsafe fn init(index: usize, stacks: &'static TrapStacks) {
     let Some(tss_cell) = TABLES.tss.get(index) else { return };
     // SAFETY: nobody reads or writes this TSS but this processor (contract), and not before `load_tss` below.
-    let tss = unsafe { &mut *tss_cell.get() };
+    let tss = unsafe { (*tss_cell.get()).write(TaskStateSegment::new()) };
     let [nmi, double_fault, machine_check, exception, interrupt] = stacks.tops().map(VirtAddr::new_truncate);
     let unused = VirtAddr::zero();
     tss.interrupt_stack_table = [nmi, double_fault, machine_check, exception, interrupt, unused, unused];
