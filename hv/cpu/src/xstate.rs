@@ -26,6 +26,8 @@ pub const XCR0_SSE: u64 = 1 << 1;
 /// AVX-512 (5 to 7) and PKRU (9). Left out: MPX (3, 4; gone from newer chips), AMX (17, 18; too large) and what is not
 /// known.
 const KNOWN_COMPONENTS: u64 = 0b10_1110_0111;
+// The world switch handles the low half only.
+const _: () = assert!(KNOWN_COMPONENTS >> 32 == 0);
 
 /// MXCSR after power-up (SDM vol. 3, table 10-1): every exception masked, round to nearest.
 const MXCSR_INITIAL: u32 = 0x1f80;
@@ -39,26 +41,20 @@ const FTW: usize = 4;
 const MXCSR: usize = 24;
 const XSTATE_BV: usize = 512;
 
-/// The CPU has XSAVE; else FXSAVE.
-const MODE_XSAVE: u32 = 1;
-/// The guest's XCR0 is not the host's.
-const MODE_SWITCH_XCR0: u32 = 2;
-
 /// Extended state of one virtual processor. The save area comes first so that one pointer serves it and the rest.
 #[repr(C, align(64))]
 pub struct XState {
     area: [u8; AREA_SIZE],
-    mode: u32,
+    /// XCR0 in root mode, and the components that are saved and restored; 0 without XSAVE.
+    host_xcr0: u32,
+    guest_xcr0: u32,
     host_mxcsr: u32,
-    /// XCR0 in root mode, and the components that are saved and restored.
-    host_xcr0: u64,
-    guest_xcr0: u64,
 }
 
 impl XState {
     /// Zeroed, for a `static`; [`Self::init`] makes it usable.
     pub const fn new() -> Self {
-        Self { area: [0; AREA_SIZE], mode: 0, host_mxcsr: 0, host_xcr0: 0, guest_xcr0: 0 }
+        Self { area: [0; AREA_SIZE], host_xcr0: 0, guest_xcr0: 0, host_mxcsr: 0 }
     }
 
     /// Turns XSAVE on for this processor with every component that a guest may have, and resets the guest's state.
@@ -72,14 +68,10 @@ impl XState {
         self.configure(xcr0);
     }
 
-    /// Sets up for a processor whose XCR0 is `host_xcr0` (0: no XSAVE).
+    /// Sets up for a processor whose XCR0 is `host_xcr0` (0: no XSAVE), all of it known components.
     fn configure(&mut self, host_xcr0: u64) {
-        self.mode = 0;
         self.host_mxcsr = MXCSR_INITIAL;
-        self.host_xcr0 = host_xcr0;
-        if host_xcr0 != 0 {
-            self.mode |= MODE_XSAVE;
-        }
+        self.host_xcr0 = (host_xcr0 & KNOWN_COMPONENTS) as u32;
         self.reset();
     }
 
@@ -90,7 +82,7 @@ impl XState {
         self.put(FCW, &0x40_u16.to_le_bytes());
         self.put(FTW, &[0xff]);
         self.put(MXCSR, &MXCSR_INITIAL.to_le_bytes());
-        if self.mode & MODE_XSAVE != 0 {
+        if self.host_xcr0 != 0 {
             self.put(XSTATE_BV, &(XCR0_X87 | XCR0_SSE).to_le_bytes());
         }
         self.set_xcr0(XCR0_X87);
@@ -104,31 +96,23 @@ impl XState {
 
     /// The save area in the standard format (SDM vol. 1, 13.4); without XSAVE only its legacy region (table 10-2).
     pub fn image(&self) -> &[u8] {
-        if self.mode & MODE_XSAVE != 0 { &self.area } else { &self.area[..XSTATE_BV] }
+        if self.host_xcr0 != 0 { &self.area } else { &self.area[..XSTATE_BV] }
     }
 
     /// Every XCR0 bit that a guest may set; 0 without XSAVE.
     pub const fn supported(&self) -> u64 {
-        self.host_xcr0
+        self.host_xcr0 as u64
     }
 
     /// Guest XCR0; 1 without XSAVE.
     pub const fn xcr0(&self) -> u64 {
-        self.guest_xcr0
+        self.guest_xcr0 as u64
     }
 
     /// Sets guest XCR0. Bits that this processor has not been set up for are dropped, as XSETBV would fault on them
     /// in the host.
     pub const fn set_xcr0(&mut self, value: u64) {
-        self.mode &= !MODE_SWITCH_XCR0;
-        if self.host_xcr0 == 0 {
-            self.guest_xcr0 = XCR0_X87;
-            return;
-        }
-        self.guest_xcr0 = (value & self.host_xcr0) | XCR0_X87;
-        if self.guest_xcr0 != self.host_xcr0 {
-            self.mode |= MODE_SWITCH_XCR0;
-        }
+        self.guest_xcr0 = (value as u32 & self.host_xcr0) | XCR0_X87 as u32;
     }
 }
 
@@ -205,66 +189,64 @@ unsafe fn enable_xsave(xcr0: u64) {
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn enter() {
     core::arch::naked_asm!(
-        "test dword ptr [rdi + {mode}], {xsave}",
-        "jz 3f",
         "mov eax, [rdi + {host_xcr0}]",
-        "mov edx, [rdi + {host_xcr0} + 4]",
+        "xor edx, edx",
+        "test eax, eax",
+        "jz 3f",
         "xrstor64 [rdi]",
-        "test dword ptr [rdi + {mode}], {switch_xcr0}",
-        "jnz 2f",
+        "cmp eax, [rdi + {guest_xcr0}]",
+        "jne 2f",
         "ret",
         "2:",
         "xor ecx, ecx",
         "mov eax, [rdi + {guest_xcr0}]",
-        "mov edx, [rdi + {guest_xcr0} + 4]",
         "xsetbv",
         "ret",
         "3:",
         "fxrstor64 [rdi]",
         "ret",
-        mode = const offset_of!(XState, mode),
         host_xcr0 = const offset_of!(XState, host_xcr0),
         guest_xcr0 = const offset_of!(XState, guest_xcr0),
-        xsave = const MODE_XSAVE,
-        switch_xcr0 = const MODE_SWITCH_XCR0,
     )
 }
 
-/// Stores the guest's extended state and makes MXCSR, the x87 control word and XCR0 the host's. To be called from the
-/// assembly that has left the guest, with RDI = the [`XState`]; changes RAX, RCX, RDX and flags.
+/// Stores the guest's extended state and XCR0 and makes MXCSR, the x87 control word and XCR0 the host's. To be called from
+/// the assembly that has left the guest, with RDI = the [`XState`]; changes RAX, RCX, RDX and flags.
+///
+/// XCR0 is read, not taken for granted: QEMU's TCG (7.2) lets a guest on SVM run XSETBV whatever is intercepted, and a host
+/// that went on with a guest's XCR0 would fault on its next AVX instruction.
 ///
 /// # Safety
 /// As for [`enter`], which has run before.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn leave() {
     core::arch::naked_asm!(
-        "test dword ptr [rdi + {mode}], {switch_xcr0}",
-        "jnz 4f",
+        "cmp dword ptr [rdi + {host_xcr0}], 0",
+        "je 4f",
+        "xor ecx, ecx",
+        "xgetbv",
+        "mov [rdi + {guest_xcr0}], eax",
+        "cmp eax, [rdi + {host_xcr0}]",
+        "jne 5f",
         "2:",
-        "test dword ptr [rdi + {mode}], {xsave}",
-        "jz 5f",
-        "mov eax, [rdi + {host_xcr0}]",
-        "mov edx, [rdi + {host_xcr0} + 4]",
+        "xor edx, edx",
         "xsave64 [rdi]",
         "3:",
         "ldmxcsr [rdi + {host_mxcsr}]",
         "fninit",
         "ret",
-        // First all components on, so that the save reaches those that the guest has switched off.
         "4:",
-        "xor ecx, ecx",
-        "mov eax, [rdi + {host_xcr0}]",
-        "mov edx, [rdi + {host_xcr0} + 4]",
-        "xsetbv",
-        "jmp 2b",
-        "5:",
         "fxsave64 [rdi]",
         "jmp 3b",
-        mode = const offset_of!(XState, mode),
+        // First all components on, so that the save reaches those that the guest has switched off.
+        "5:",
+        "mov eax, [rdi + {host_xcr0}]",
+        "xor edx, edx",
+        "xsetbv",
+        "jmp 2b",
         host_xcr0 = const offset_of!(XState, host_xcr0),
+        guest_xcr0 = const offset_of!(XState, guest_xcr0),
         host_mxcsr = const offset_of!(XState, host_mxcsr),
-        xsave = const MODE_XSAVE,
-        switch_xcr0 = const MODE_SWITCH_XCR0,
     )
 }
 
@@ -273,7 +255,7 @@ mod tests {
     use super::*;
     use core::arch::asm;
 
-    /// XCR0 as the operating system that runs this test has set it, cut down to what is known here.
+    /// XCR0 as the operating system that runs this test has set it; 0 where it has components that are not known here.
     fn current_xcr0() -> u64 {
         /// CPUID 1, ECX bit 27: the operating system uses XSAVE.
         const OSXSAVE: u32 = 1 << 27;
@@ -283,7 +265,8 @@ mod tests {
         let (low, high): (u32, u32);
         // SAFETY: OSXSAVE says that XGETBV may be used.
         unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high) };
-        (u64::from(high) << 32 | u64::from(low)) & KNOWN_COMPONENTS & supported_xcr0()
+        let xcr0 = u64::from(high) << 32 | u64::from(low);
+        if xcr0 & !supported_xcr0() == 0 { xcr0 } else { 0 }
     }
 
     /// Loads `state`, changes XMM3 and MXCSR, stores it; gives MXCSR and the control
@@ -322,7 +305,6 @@ mod tests {
         state.configure(host_xcr0);
         assert_eq!(state.xcr0(), 1);
         state.set_xcr0(host_xcr0);
-        assert_eq!(state.mode & MODE_SWITCH_XCR0, 0);
         assert_eq!(round_trip(&mut state, 0x1234_5678_9abc_def0), (MXCSR_INITIAL, 0x37f, 0));
         assert_eq!(round_trip(&mut state, 1), (MXCSR_INITIAL, 0x37f, 0x1234_5678_9abc_def0));
         // The guest's own MXCSR and XMM3 in the legacy region.
@@ -349,16 +331,15 @@ mod tests {
     fn xcr0_stays_within_the_host() {
         let mut state = XState::new();
         state.host_xcr0 = 7;
-        state.mode = MODE_XSAVE;
         state.set_xcr0(3);
-        assert_eq!((state.xcr0(), state.mode & MODE_SWITCH_XCR0), (3, MODE_SWITCH_XCR0));
+        assert_eq!(state.xcr0(), 3);
         state.set_xcr0(0xff);
-        assert_eq!((state.xcr0(), state.mode & MODE_SWITCH_XCR0), (7, 0));
+        assert_eq!(state.xcr0(), 7);
         state.reset();
-        assert_eq!((state.xcr0(), state.mode & MODE_SWITCH_XCR0), (1, MODE_SWITCH_XCR0));
+        assert_eq!(state.xcr0(), 1);
         state.host_xcr0 = 0;
         state.set_xcr0(7);
-        assert_eq!((state.xcr0(), state.mode & MODE_SWITCH_XCR0), (1, 0));
+        assert_eq!(state.xcr0(), 1);
     }
 
     #[test]

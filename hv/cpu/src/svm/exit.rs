@@ -4,7 +4,9 @@ use monovisor_arch::{Exit, InstructionBytes, IoExit, MemoryAccess, MemoryExit, S
 
 use super::vmcb::ControlArea;
 
+pub const CR8_WRITE: u64 = 0x18;
 pub const EXCEPTION_DB: u64 = 0x41;
+pub const EXCEPTION_GP: u64 = 0x4d;
 pub const EXCEPTION_AC: u64 = 0x51;
 pub const EXCEPTION_MC: u64 = 0x52;
 pub const INTR: u64 = 0x60;
@@ -36,8 +38,10 @@ pub const INVLPGB_ILLEGAL: u64 = 0xa1;
 pub const MCOMMIT: u64 = 0xa3;
 pub const TLBSYNC: u64 = 0xa4;
 pub const NPF: u64 = 0x400;
-/// VMEXIT_INVALID is -1; some processors write only its low half.
-pub const INVALID: u64 = 0xffff_ffff;
+/// VMEXIT_INVALID, -1.
+pub const INVALID: u64 = !0;
+/// The same as processors write it that know only 32 bits of exit code.
+pub const INVALID_LOW: u64 = 0xffff_ffff;
 
 /// Decodes an exit that needs nothing but the control area.
 pub fn decode(control: &ControlArea, decode_assists: bool) -> Exit {

@@ -6,6 +6,10 @@
 //!   VMCB switches.
 //! - #DB and #AC are intercepted and handed on, because a guest can arrange for their delivery to raise them again
 //!   without end, and in that loop no interrupt is ever taken (CVE-2015-8104, CVE-2015-5307).
+//! - A virtual interrupt that is never delivered makes the windows (V_IRQ with VINTR intercepted). The threshold for CR8
+//!   is made by intercepting its writes and stepping over them, as the register that is written is not known without
+//!   decode assists. The same is done while a window is open: there QEMU's TCG (7.2) fails an assertion of its own
+//!   when a guest writes CR8.
 //! - DR0 to DR3 and TSC_AUX stay loaded while the host runs, which uses neither: at #VMEXIT the processor clears DR7,
 //!   so a guest's breakpoints cannot fire in the host.
 //! - An INIT that arrives in guest mode exits, but then stays pending and hits the host as soon as GIF is set (APM
@@ -180,6 +184,13 @@ enum NmiState {
     },
 }
 
+/// One instruction, MOV to CR8, is being stepped over by RFLAGS.TF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    /// The guest's own TF.
+    trap: bool,
+}
+
 /// One virtual processor on SVM.
 pub struct Svm {
     memory: &'static mut SvmMemory,
@@ -192,6 +203,9 @@ pub struct Svm {
     interrupt_window: bool,
     nmi_window: bool,
     tpr_threshold: u8,
+    step: Option<Step>,
+    /// The last entry was refused, or an instruction was (see [`Self::refused`]), without a rule that says why.
+    unexplained: bool,
     /// Drop the guest's translations at the next entry.
     flush: bool,
     /// State was set from outside since the last entry: check it.
@@ -220,6 +234,8 @@ impl Svm {
             interrupt_window: false,
             nmi_window: false,
             tpr_threshold: 0,
+            step: None,
+            unexplained: false,
             flush: false,
             touched: false,
             attention: false,
@@ -386,6 +402,9 @@ impl Svm {
         control.event_injection = 0;
         control.tlb_control = 0;
         let info = control.exit_interrupt_info;
+        if !matches!(control.exit_code, exit::INVALID | exit::INVALID_LOW) {
+            self.unexplained = false;
+        }
         let software = self.software.take();
         self.cleanup = false;
         if let NmiState::Returning { rip, rsp } = self.nmi {
@@ -430,20 +449,86 @@ impl Svm {
                 if self.nmi_window && self.nmi_ready() {
                     return Some(Exit::NmiWindow);
                 }
-                if self.interrupt_window || self.tpr_threshold != 0 {
+                if self.interrupt_window {
                     return Some(Exit::InterruptWindow);
                 }
                 // For an NMI that is still blocked: an IRET with IF set around it has not run yet. Some other exit
                 // will find it done.
-                self.arm_virtual_interrupt(None);
+                self.arm_virtual_interrupt(false);
             }
-            _ => {
-                let reason = check::check(&self.memory.vmcb, self.features.physical_bits)
-                    .unwrap_or("VMEXIT_INVALID: invalid guest state in VMCB");
-                return Some(Exit::EntryFailed(EntryFailure { reason, code }));
-            }
+            exit::CR8_WRITE => self.begin_step(),
+            _ => return self.refused(code),
         }
         None
+    }
+
+    /// VMEXIT_INVALID. With a reason that [`check`] knows, the entry was refused. Without one, it may be QEMU's TCG, which
+    /// exits so where a chip raises #GP: a guest's MOV of reserved bits into CR3 or CR4. If that was not it, the next
+    /// entry is refused as well.
+    fn refused(&mut self, code: u64) -> Option<Exit> {
+        let reason = match check::check(&self.memory.vmcb, self.features.physical_bits) {
+            Some(reason) => reason,
+            None if self.unexplained => "VMEXIT_INVALID: invalid guest state in VMCB",
+            None => {
+                self.unexplained = true;
+                self.inject(Event::fault(vector::GP, 0));
+                return None;
+            }
+        };
+        self.unexplained = false;
+        Some(Exit::EntryFailed(EntryFailure { reason, code }))
+    }
+
+    /// Steps over MOV to CR8: with TF set the guest comes back by #DB, which is intercepted anyway, or by #GP if the value is
+    /// reserved, which is not to be delivered with TF in the saved RFLAGS.
+    fn begin_step(&mut self) {
+        self.step = Some(Step { trap: self.save().rflags & RFLAGS_TF != 0 });
+        self.cleanup = true;
+        self.arm_virtual_interrupt(false);
+        self.intercept_cr8(false);
+        self.save_mut().rflags |= RFLAGS_TF;
+        let control = self.control_mut();
+        control.exception_intercepts = EXCEPTION_INTERCEPTS | 1 << vector::GP;
+        control.clean &= !clean::INTERCEPTS;
+    }
+
+    /// The exit after [`Self::begin_step`]. Any exit will do: if the instruction has not been run, it is intercepted again.
+    fn end_step(&mut self, step: Step) -> Option<Exit> {
+        const DR6_BS: u64 = 1 << 14;
+        let control = self.control_mut();
+        control.exception_intercepts = EXCEPTION_INTERCEPTS;
+        control.clean &= !clean::INTERCEPTS;
+        let (code, error_code) = (control.exit_code, control.exit_info_1 as u32);
+        if !step.trap {
+            self.save_mut().rflags &= !RFLAGS_TF;
+        }
+        self.update_virtual_interrupt();
+        match code {
+            exit::EXCEPTION_GP => self.inject(Event::fault(vector::GP, error_code)),
+            exit::EXCEPTION_DB => {
+                if step.trap {
+                    self.inject(Event::exception(vector::DB));
+                } else {
+                    self.save_mut().dr6 &= !DR6_BS;
+                    self.control_mut().clean &= !clean::DEBUG;
+                }
+                if self.tpr() >> 4 < self.tpr_threshold {
+                    return Some(Exit::InterruptWindow);
+                }
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn intercept_cr8(&mut self, on: bool) {
+        const CR8_WRITE: u32 = 1 << (16 + 8);
+        let control = self.control_mut();
+        let wanted = if on { CR8_WRITE } else { 0 };
+        if control.cr_intercepts != wanted {
+            control.cr_intercepts = wanted;
+            control.clean &= !clean::INTERCEPTS;
+        }
     }
 
     fn set_intercept(&mut self, bit: u32, on: bool) {
@@ -455,34 +540,25 @@ impl Svm {
         }
     }
 
-    /// Windows are made from a virtual interrupt that is never delivered: VINTR is intercepted, which exits as soon as
-    /// IF, shadow and (for a priority) V_TPR would let it through (APM vol. 2, 15.21.5).
+    /// Sets up the exits for the windows that are wanted.
     fn update_virtual_interrupt(&mut self) {
         let nmi = self.nmi_window && self.nmi != NmiState::Blocked;
-        if self.interrupt_window || nmi {
-            self.arm_virtual_interrupt(Some(0));
-        } else if self.tpr_threshold != 0 {
-            self.arm_virtual_interrupt(Some(self.tpr_threshold));
-        } else {
-            self.arm_virtual_interrupt(None);
-        }
+        let window = self.interrupt_window || nmi;
+        self.arm_virtual_interrupt(window);
+        self.intercept_cr8(window || self.tpr_threshold != 0);
     }
 
-    /// `Some(0)`: whatever the task priority is; `Some(class)`: once CR8 is below it.
-    fn arm_virtual_interrupt(&mut self, class: Option<u8>) {
-        const OURS: u64 = interrupt::IRQ | interrupt::IGNORE_TPR | 0xf << interrupt::PRIORITY_SHIFT;
-        let bits = match class {
-            None => 0,
-            Some(0) => interrupt::IRQ | interrupt::IGNORE_TPR | 0xf << interrupt::PRIORITY_SHIFT,
-            Some(class) => interrupt::IRQ | u64::from(class & 0xf) << interrupt::PRIORITY_SHIFT,
-        };
+    /// Makes a virtual interrupt pending, of which VINTR is intercepted: an exit as soon as IF and shadow would let it
+    /// through (APM vol. 2, 15.21.4), whatever the task priority.
+    fn arm_virtual_interrupt(&mut self, on: bool) {
+        const PENDING: u64 = interrupt::IRQ | interrupt::IGNORE_TPR | 0xf << interrupt::PRIORITY_SHIFT;
         let control = self.control_mut();
-        let wanted = (control.interrupt_control & !OURS) | bits;
+        let wanted = (control.interrupt_control & !PENDING) | if on { PENDING } else { 0 };
         if control.interrupt_control != wanted {
             control.interrupt_control = wanted;
             control.clean &= !clean::INTERRUPT;
         }
-        self.set_intercept(intercept::VINTR, class.is_some());
+        self.set_intercept(intercept::VINTR, on);
     }
 
     fn set_control_msr(&mut self, efer: u64) {
@@ -508,15 +584,24 @@ impl Vcpu for Svm {
             control.clean = if self.features.clean_bits { clean::ALL } else { 0 };
             if self.cleanup || control.exit_interrupt_info & INFO_VALID != 0 {
                 self.clean_up();
+                if let Some(step) = self.step.take() {
+                    if let Some(exit) = self.end_step(step) {
+                        return exit;
+                    }
+                    if matches!(self.memory.vmcb.control.exit_code, exit::EXCEPTION_DB | exit::EXCEPTION_GP) {
+                        continue;
+                    }
+                }
             }
             let control = &self.memory.vmcb.control;
             match control.exit_code {
-                code @ (exit::EXCEPTION_DB | exit::EXCEPTION_AC | exit::IRET | exit::VINTR) => {
-                    if let Some(exit) = self.internal_exit(code) {
-                        return exit;
-                    }
-                }
-                code if code & 0xffff_ffff == exit::INVALID => {
+                code @ (exit::CR8_WRITE
+                | exit::EXCEPTION_DB
+                | exit::EXCEPTION_AC
+                | exit::IRET
+                | exit::VINTR
+                | exit::INVALID
+                | exit::INVALID_LOW) => {
                     if let Some(exit) = self.internal_exit(code) {
                         return exit;
                     }
@@ -697,7 +782,9 @@ impl Vcpu for Svm {
         self.interrupt_window = false;
         self.nmi_window = false;
         self.tpr_threshold = 0;
-        self.arm_virtual_interrupt(None);
+        self.step = None;
+        self.unexplained = false;
+        self.arm_virtual_interrupt(false);
         self.set_intercept(intercept::IRET, false);
         let control = self.control_mut();
         control.interrupt_control &= !(interrupt::TPR | interrupt::NMI | interrupt::NMI_MASK);
