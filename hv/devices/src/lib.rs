@@ -18,6 +18,7 @@ pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod ports;
+pub mod ps2;
 pub mod rtc;
 pub mod uart;
 

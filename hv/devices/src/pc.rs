@@ -10,11 +10,13 @@ use crate::pci::{Address, ConfigPort, ConfigSpace};
 use crate::pic::Pic;
 use crate::pit::{self, Pit};
 use crate::ports::{CONTROL_A, DMA_PAGE, Ports};
+use crate::ps2::{Controller, Key};
 use crate::rtc::Rtc;
 use crate::uart::{Line, Uart};
 use monovisor_arch::layout::{
-    self, COM1, COM1_IRQ, GPE0, I8042_COMMAND, IOAPIC_BASE, LEVEL_IRQS, PCI_CONFIG, PM_TIMER, PM1A_CONTROL,
-    PM1A_EVENT, RESET_REGISTER, RTC_IRQ, RTC_PORT, SCI_IRQ, SLEEP_TYPE_S5, SMI_COMMAND,
+    self, COM1, COM1_IRQ, GPE0, I8042_COMMAND, I8042_DATA, IOAPIC_BASE, KEYBOARD_IRQ, LEVEL_IRQS, MOUSE_IRQ,
+    PCI_CONFIG, PM_TIMER, PM1A_CONTROL, PM1A_EVENT, RESET_REGISTER, RTC_IRQ, RTC_PORT, SCI_IRQ,
+    SLEEP_TYPE_S5, SMI_COMMAND,
 };
 
 mod firmware;
@@ -98,6 +100,7 @@ pub struct Pc {
     uart: Uart,
     acpi: Acpi,
     ports: Ports,
+    keyboard_controller: Controller,
     pci_port: ConfigPort,
     chipset: Chipset,
     reset_request: Option<ResetCause>,
@@ -122,6 +125,7 @@ impl Pc {
             uart: Uart::new(),
             acpi: Acpi::new(),
             ports: Ports::new(),
+            keyboard_controller: Controller::new(),
             pci_port: ConfigPort::new(),
             chipset: Chipset::new(),
             reset_request: None,
@@ -369,6 +373,39 @@ impl Pc {
             return Some(Request::Reset(cause));
         }
         self.rtc.take_change().map(Request::RtcChange)
+    }
+
+    // Input.
+
+    /// A key goes down or up.
+    pub fn key(&mut self, key: Key, down: bool) {
+        self.keyboard_controller.key(key, down);
+        self.settle_keyboard();
+    }
+
+    /// The mouse moves right by `dx`, up by `dy`, its wheel towards the user by `dz`; `buttons` is what is down, in
+    /// the bits of [`crate::ps2::mouse::button`].
+    pub fn mouse_event(&mut self, dx: i32, dy: i32, dz: i32, buttons: u8) {
+        self.keyboard_controller.mouse_event(dx, dy, dz, buttons);
+        self.settle_keyboard();
+    }
+
+    /// Each byte of the controller is an edge of its own: first the lines see the buffer empty, then the next byte.
+    fn settle_keyboard(&mut self) {
+        for _ in 0..2 {
+            let (keyboard, mouse) = self.keyboard_controller.interrupts();
+            self.set_line(KEYBOARD_IRQ, Driver::Keyboard, keyboard);
+            self.set_line(MOUSE_IRQ, Driver::Mouse, mouse);
+            self.keyboard_controller.advance();
+        }
+        let reset = self.keyboard_controller.take_reset();
+        self.request_reset(reset, ResetCause::KeyboardController);
+    }
+
+    fn request_reset(&mut self, reset: bool, cause: ResetCause) {
+        if reset {
+            self.reset_request = Some(cause);
+        }
     }
 
     // The console.

@@ -14,6 +14,7 @@ impl Pc {
         self.uart.reset();
         self.acpi.reset();
         self.acpi.advance(now);
+        self.keyboard_controller = crate::ps2::Controller::new();
         self.ports = crate::ports::Ports::new();
         self.pci_port = crate::pci::ConfigPort::new();
         self.chipset = crate::pci::chipset::Chipset::new();

@@ -80,6 +80,12 @@ impl Pc {
                 self.advance_pit(now);
                 self.pit.read(port, now)
             }
+            I8042_DATA => {
+                let value = self.keyboard_controller.read_data();
+                self.settle_keyboard();
+                value
+            }
+            I8042_COMMAND => self.keyboard_controller.read_status(),
             pit::CONTROL_B => self.pit.read_control_b(now),
             // The index register cannot be read.
             RTC_PORT => FLOATING,
@@ -127,7 +133,14 @@ impl Pc {
                 self.advance_pit(now);
                 self.pit.write_control_b(value, now);
             }
-            I8042_COMMAND => self.request_reset(value == 0xfe, ResetCause::KeyboardController),
+            I8042_DATA => {
+                self.keyboard_controller.write_data(value);
+                self.settle_keyboard();
+            }
+            I8042_COMMAND => {
+                self.keyboard_controller.write_command(value);
+                self.settle_keyboard();
+            }
             RTC_PORT => self.rtc.select(value),
             0x71 => {
                 self.rtc.write(value, now);
@@ -165,12 +178,6 @@ impl Pc {
                 self.settle_acpi();
             }
             _ => {}
-        }
-    }
-
-    fn request_reset(&mut self, reset: bool, cause: ResetCause) {
-        if reset {
-            self.reset_request = Some(cause);
         }
     }
 

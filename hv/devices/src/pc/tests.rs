@@ -162,6 +162,21 @@ fn all_ways_to_reset() {
 }
 
 #[test]
+fn a_key_is_an_edge_for_each_byte() {
+    let mut rig = Rig::new();
+    rig.ioapic_write(0x12, 0x31);
+    rig.pc.key(Key::Extended(0x48), true);
+    for byte in [0xe0, 0x48] {
+        assert_eq!(rig.pc.acknowledge(0), 0x31);
+        rig.apic_write(0xb0, 0);
+        assert_eq!(rig.inb(0x64) & 1, 1);
+        assert_eq!(rig.inb(0x60), byte);
+    }
+    assert_eq!(rig.pc.interrupt_for(0), None);
+    assert_eq!(rig.inb(0x64) & 1, 0);
+}
+
+#[test]
 fn debug_exit() {
     let mut rig = Rig::new();
     rig.write(0xf4, 4, 0x1234_5678);
