@@ -16,6 +16,7 @@
 
 mod bitmap;
 mod capability;
+mod check;
 mod control;
 mod decode;
 mod entry;

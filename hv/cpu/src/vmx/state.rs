@@ -37,11 +37,11 @@ const DEBUGCTL_ALLOWED: u64 = 3;
 pub(super) const DEBUGCTL_LBR: u64 = 1;
 pub(super) const DEBUGCTL_BTF: u64 = 1 << 1;
 /// EFER bits that exist on Intel CPUs.
-const EFER_DEFINED: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+pub(super) const EFER_DEFINED: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 /// Pending debug exceptions: a single step (table 25-4).
 pub(super) const PENDING_SINGLE_STEP: u64 = 1 << 14;
 /// RFLAGS bits that exist; VM entry fails with any other set (SDM vol. 3, 27.3.1.4).
-const RFLAGS_DEFINED: u64 = 0x3f_7fd5;
+pub(super) const RFLAGS_DEFINED: u64 = 0x3f_7fd5;
 /// Access rights: granularity.
 const GRANULARITY: u32 = 1 << 15;
 /// Access rights: bits 11:8 and 31:17 are reserved.
@@ -111,7 +111,7 @@ impl Vmx {
     }
 
     /// The CPU has 57 bits of linear address (CR4.LA57 may be 1).
-    fn five_level(&self) -> bool {
+    pub(super) fn five_level(&self) -> bool {
         self.capabilities().cr4_fixed1 & monovisor_arch::state::bits::CR4_LA57 != 0
     }
 

@@ -1,9 +1,12 @@
 //! Running the guest: entries, exits, and events on their way in.
 
+use core::arch::x86_64::__cpuid;
+
 use monovisor_arch::state::bits::{CR0_PE, RFLAGS_IF};
 use monovisor_arch::{EntryFailure, Event, EventKind, Exit, Vcpu, VcpuState, vector};
 
-use super::control::primary;
+use super::check::{self, GuestState};
+use super::control::{self, primary};
 use super::decode::{self, ControlAccess, NMI_UNBLOCKED_BY_IRET, reason};
 use super::error::{VmxError, failed_entry};
 use super::field::Field;
@@ -164,9 +167,41 @@ impl Vmx {
             return Exit::MachineCheck;
         }
         let qualification = self.vmcs.read(Field::QUALIFICATION);
-        match failed_entry(self.reason, qualification, None) {
+        let broken = check::broken_rule(&self.guest_state(), self.capabilities());
+        match failed_entry(self.reason, qualification, broken) {
             Some(failure) => Exit::EntryFailed(failure),
             None => Exit::Unexpected(u64::from(self.reason)),
+        }
+    }
+
+    /// What the CPU has found fault with.
+    fn guest_state(&self) -> GuestState {
+        let controls = self.vmcs.read(Field::ENTRY_CONTROLS) as u32;
+        // 36 bits where the leaf is missing (SDM vol. 3, 4.1.4).
+        let physical_bits =
+            if __cpuid(0x8000_0000).eax >= 0x8000_0008 { __cpuid(0x8000_0008).eax & 0xff } else { 36 };
+        GuestState {
+            cr0: self.vmcs.read(Field::GUEST_CR0),
+            cr3: self.vmcs.read(Field::GUEST_CR3),
+            cr4: self.vmcs.read(Field::GUEST_CR4),
+            efer: self.vmcs.read(Field::GUEST_EFER),
+            pat: self.vmcs.read(Field::GUEST_PAT),
+            dr7: self.vmcs.read(Field::GUEST_DR7),
+            debugctl: self.vmcs.read(Field::GUEST_DEBUGCTL),
+            sysenter: [Field::GUEST_SYSENTER_ESP, Field::GUEST_SYSENTER_EIP]
+                .map(|field| self.vmcs.read(field)),
+            segments: check::SEGMENTS.map(|name| self.segment(name)),
+            gdtr: self.gdtr(),
+            idtr: self.idtr(),
+            rip: self.rip(),
+            rflags: self.rflags(),
+            interruptibility: self.vmcs.get(Slot::Interruptibility),
+            pending_debug: self.vmcs.read(Field::GUEST_PENDING_DEBUG),
+            pdptes: self.pdptes(),
+            long: controls & control::entry::IA32E_MODE_GUEST != 0,
+            event: self.vmcs.read(Field::ENTRY_INTERRUPTION) as u32,
+            physical_bits: physical_bits.min(52),
+            five_level: self.five_level(),
         }
     }
 
