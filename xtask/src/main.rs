@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::{process, pull, qmp, run, setup};
+use xtask::{image, process, pull, qmp, run, setup};
 
 /// Build, run, test and measure Monovisor, a bare-metal hypervisor managed by QMP.
 #[derive(Parser, Debug)]
@@ -37,6 +37,8 @@ Examples:
   cargo xtask qmp human-monitor-command '{\"command-line\": \"info registers\"}'
   cargo xtask qmp --tty /dev/ttyUSB0 --baud 115200        an interactive prompt on a real rig")]
     Qmp(qmp::Options),
+    /// Make a disc image that boots a real PC from CD or USB, by BIOS and by UEFI
+    Image(image::Options),
     /// Fetch a file of the rig's store, e.g. what memsave wrote
     Pull(pull::Options),
 }
@@ -58,6 +60,7 @@ fn go(cli: Cli) -> Result<u8> {
         Subcommands::Setup(options) => setup::main(options).map(|()| 0),
         Subcommands::Run(options) => run::main(options),
         Subcommands::Qmp(options) => qmp::main(options).map(|()| 0),
+        Subcommands::Image(options) => image::main(options).map(|()| 0),
         Subcommands::Pull(options) => pull::main(options).map(|()| 0),
     }
 }

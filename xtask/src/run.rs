@@ -2,9 +2,9 @@
 
 use crate::board::Board;
 use crate::bridge::{Bridge, Protocol};
-use crate::emulator::{HOST_EXTRA_MIB, Machine, Member, Rig};
-use crate::guest::{self, Files, Guest};
+use crate::emulator::{HOST_EXTRA_MIB, Machine, Rig};
 use crate::line::Line;
+use crate::payload::Payload;
 use crate::{build, paths, process, setup, terminal};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -22,24 +22,8 @@ pub struct Options {
     /// Where to run
     #[arg(long, default_value = "qemu")]
     board: Board,
-    /// What to run
-    #[arg(long, default_value = "demo")]
-    guest: Guest,
-    /// Guest RAM in MiB
-    #[arg(short, long = "memory", default_value_t = 256, value_name = "MIB")]
-    memory: u32,
-    /// Processors of the guest
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    smp: u32,
-    /// A kernel of your own instead of the guest's: bzImage, or an uncompressed vmlinux
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-    /// An initial RAM disk of your own
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// The kernel's command line instead of the guest's own
-    #[arg(long, value_name = "TEXT")]
-    append: Option<String>,
+    #[command(flatten)]
+    payload: Payload,
     /// Serve QMP here [default: target/xtask/run/qmp.sock]
     #[arg(long, value_name = "PATH")]
     qmp_socket: Option<PathBuf>,
@@ -49,18 +33,12 @@ pub struct Options {
     /// Show Monovisor's log on standard error when the run ends
     #[arg(long)]
     show_log: bool,
-    /// More words for Monovisor's own command line, e.g. `-- -S -name vm1`
-    #[arg(last = true, value_name = "MORE")]
-    more: Vec<String>,
 }
 
 /// Runs the subcommand; the exit status is the emulator's.
 pub fn main(options: Options) -> Result<u8> {
     if options.board == Board::Pc {
         bail!("the pc board is for real machines: `cargo xtask image` makes its disc image");
-    }
-    if options.smp > 1 {
-        bail!("--smp {}: more than one guest processor is not there yet", options.smp);
     }
     setup::ensure()?;
     let rig = prepare(&options)?;
@@ -101,24 +79,9 @@ pub fn main(options: Options) -> Result<u8> {
 /// Builds the image and the guest, and lays out the rig.
 fn prepare(options: &Options) -> Result<Rig> {
     let image = build::board(options.board)?;
-    let guest = match &options.kernel {
-        Some(kernel) => Files { kernel: kernel.clone(), initrd: None, append: "console=ttyS0".into() },
-        None => guest::files(options.guest)?,
-    };
     let mut rig = Rig::new(options.board, image, paths::cache("run")?.join(options.board.name()));
-    rig.memory_mib = options.memory + HOST_EXTRA_MIB;
-    let mut words = vec!["-m".into(), options.memory.to_string(), "-kernel".into(), "kernel".into()];
-    rig.members.push(Member { name: "kernel".into(), path: guest.kernel });
-    if let Some(initrd) = options.initrd.clone().or(guest.initrd) {
-        words.extend(["-initrd".into(), "initrd".into()]);
-        rig.members.push(Member { name: "initrd".into(), path: initrd });
-    }
-    words.extend(options.more.iter().cloned());
-    let append = options.append.clone().unwrap_or(guest.append);
-    if !append.is_empty() {
-        words.extend(["-append".into(), append]);
-    }
-    rig.options = words;
+    rig.memory_mib = options.payload.memory + HOST_EXTRA_MIB;
+    (rig.options, rig.members) = options.payload.prepare()?;
     Ok(rig)
 }
 

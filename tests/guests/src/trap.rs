@@ -205,7 +205,6 @@ pub fn taken() -> Option<Trap> {
 ///
 /// The lines of assembly stand in brackets, operands follow as in `asm!`, those with explicit registers last.
 #[macro_export]
-#[allow(clippy::macro_metavars_in_unsafe, reason = "the lines are the instructions under test")]
 macro_rules! attempt {
     ([$($line:expr),+ $(,)?] $(, $($operand:tt)*)?) => {{
         // SAFETY: the lines run at ring 0 in a kernel that consists of them; an exception goes on at label 77 with

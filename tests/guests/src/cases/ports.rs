@@ -58,21 +58,21 @@ const fn console_scratch() -> u16 {
     crate::console::PORT + 7
 }
 
-#[repr(align(4096))]
-struct Buffer([u8; 12288]);
-
-static mut BUFFER: Buffer = Buffer([0; 12288]);
+/// Where the string forms put their bytes: it crosses page boundaries.
+static mut BUFFER: [u8; 12288] = [0; 12288];
 
 fn buffer() -> &'static mut [u8; 12288] {
+    let buffer = &raw mut BUFFER;
     // SAFETY: one CPU, one user at a time, no interrupt handler uses it.
-    unsafe { &mut *(&raw mut BUFFER).cast() }
+    unsafe { &mut *buffer }
 }
 
 fn strings() {
     let buffer = buffer();
     for (name, width) in [("rep insb", 1usize), ("rep insw", 2), ("rep insd", 4)] {
         buffer.fill(0);
-        let start = 4096 - 6 * width + 1;
+        // Six elements and a bit lie before a page boundary, the rest behind it.
+        let start = buffer.as_ptr().align_offset(4096) + 4096 - 6 * width - 1;
         let (mut count, mut to) = (10usize, buffer[start..].as_mut_ptr());
         // SAFETY: ten elements fit behind `start`.
         unsafe {
