@@ -47,16 +47,15 @@ pub fn fetch(client: &mut Client, path: &str) -> Result<Vec<u8>> {
         let reply = client.execute("x-store-read", arguments)?;
         let text = reply["data"].as_str().context("x-store-read answered no data")?;
         let piece = decode(text).with_context(|| format!("x-store-read answered no base64: {text}"))?;
-        if reply["size"].as_u64() != Some(piece.len() as u64) && reply["size"].as_u64().is_some() {
-            // `size` counts the bytes of this answer; a disagreement means that the line dropped some.
-            bail!("x-store-read said {} bytes and sent {}", reply["size"], piece.len());
-        }
         let end = reply["eof"].as_bool().context("x-store-read did not say whether this is the end")?;
         if piece.is_empty() && !end {
             bail!("x-store-read sent nothing before the end of {path}");
         }
         data.extend_from_slice(&piece);
         if end {
+            if reply["size"].as_u64() != Some(data.len() as u64) {
+                bail!("{path} has {} bytes and {} came", reply["size"], data.len());
+            }
             return Ok(data);
         }
     }

@@ -1,0 +1,102 @@
+//! Boots rigs in both emulators and drives them from outside: `cargo xtask test --boot`, or by hand
+//! `cargo test -p monovisor-tests --test boot -- --board qemu --only guests`.
+//!
+//! Each group starts one rig and checks many things on it, since starting is the long part. Every wait has a limit
+//! and the whole run has one; no emulator outlives it.
+#![forbid(unsafe_code)]
+
+mod bad_input;
+mod clients;
+mod console;
+mod firmware;
+mod guests;
+mod linux;
+mod preflight;
+mod report;
+mod rig;
+
+use clap::Parser;
+use report::Report;
+use std::process::ExitCode;
+use std::time::Duration;
+use xtask::board::Board;
+use xtask::process;
+
+/// The whole run ends by then, whatever happens.
+const RUN_LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// Boot tests of Monovisor.
+#[derive(Parser, Debug)]
+struct Options {
+    /// Only these boards
+    #[arg(long)]
+    board: Vec<Board>,
+    /// Only groups whose name contains this
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Name the groups and end
+    #[arg(long)]
+    list: bool,
+}
+
+/// A group of checks on one board.
+struct Group {
+    board: Board,
+    name: &'static str,
+    run: fn(Board, &Report) -> anyhow::Result<()>,
+}
+
+/// The groups; each board works through its own in this order.
+const GROUPS: [Group; 9] = [
+    Group { board: Board::Qemu, name: "guests", run: guests::run },
+    Group { board: Board::Qemu, name: "linux", run: linux::run },
+    Group { board: Board::Qemu, name: "clients", run: clients::run },
+    Group { board: Board::Qemu, name: "bad-input", run: bad_input::run },
+    Group { board: Board::Qemu, name: "preflight", run: preflight::run },
+    Group { board: Board::Pc, name: "firmware", run: firmware::run },
+    Group { board: Board::Bochs, name: "guests", run: guests::run },
+    Group { board: Board::Bochs, name: "bad-input", run: bad_input::run },
+    Group { board: Board::Bochs, name: "linux", run: linux::run },
+];
+
+fn main() -> ExitCode {
+    // Cargo adds options of its own test harness; they mean nothing here.
+    let options = Options::parse_from(std::env::args().filter(|word| word != "--nocapture"));
+    let wanted = |group: &&Group| {
+        (options.board.is_empty() || options.board.contains(&group.board))
+            && group.name.contains(&options.only)
+    };
+    if options.list {
+        for group in GROUPS.iter().filter(wanted) {
+            println!("{}::{}", group.board.name(), group.name);
+        }
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = process::handle_signals().and_then(|()| xtask::setup::ensure()) {
+        eprintln!("boot tests: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    std::thread::spawn(|| {
+        std::thread::sleep(RUN_LIMIT);
+        process::kill_all();
+        println!("boot tests took longer than {} s and were ended", RUN_LIMIT.as_secs());
+        std::process::exit(1);
+    });
+    let report = Report::default();
+    // Two emulators at most: one thread works through Bochs's groups, the other through all of QEMU's.
+    std::thread::scope(|scope| {
+        for bochs in [false, true] {
+            let groups: Vec<&Group> =
+                GROUPS.iter().filter(wanted).filter(|group| (group.board == Board::Bochs) == bochs).collect();
+            let report = &report;
+            scope.spawn(move || {
+                for group in groups {
+                    report.group(group.board, group.name, || (group.run)(group.board, report));
+                }
+            });
+        }
+    });
+    let (passed, failed) = report.counts();
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
