@@ -164,6 +164,12 @@ impl Error {
         Self::new(ErrorClass::DeviceNotActive, format_args!("No {kind} device has been activated"))
     }
 
+    /// There is no such file descriptor.
+    #[must_use]
+    pub fn no_file_descriptor(name: fmt::Arguments<'_>) -> Self {
+        Self::generic(format_args!("File descriptor named '{name}' not found"))
+    }
+
     /// The machine cannot do this.
     #[must_use]
     pub fn unsupported() -> Self {

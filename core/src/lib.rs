@@ -5,8 +5,19 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod base64;
+pub mod dispatch;
 pub mod error;
+pub mod handlers;
 pub mod json;
+pub mod monitor;
+pub mod port;
 pub mod schema;
+mod text;
 
+pub use dispatch::Context;
 pub use error::{Error, ErrorClass};
+pub use handlers::Handlers;
+pub use monitor::{Monitor, Now, Product};
+pub use port::{LineError, Port};
+pub use text::{PIECE_BYTES, Text};

@@ -5,6 +5,7 @@
 //!
 //! Nothing here recurses and nothing allocates. Every limit is a constant below.
 
+mod echo;
 mod hash;
 mod lexer;
 mod receiver;
@@ -14,6 +15,7 @@ mod tests;
 mod text;
 mod writer;
 
+pub(crate) use echo::Echo;
 pub use hash::{BUCKETS, bucket, order};
 pub use receiver::{Outcome, Receiver, SyntaxError};
 pub use tape::{Array, Elements, Members, Number, Object, Ordered, Value};

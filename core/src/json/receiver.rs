@@ -184,7 +184,7 @@ impl Receiver {
     }
 
     /// The nodes of the message.
-    pub(super) fn tape(&self) -> &[u8] {
+    pub(crate) fn tape(&self) -> &[u8] {
         self.tape.get(..self.len).unwrap_or_default()
     }
 

@@ -244,6 +244,16 @@ impl<'a> Object<'a> {
         Value::read(tape).as_object()
     }
 
+    /// The object whose header is at `at`, if there is an object.
+    pub(super) fn at(tape: &'a [u8], at: usize) -> Option<Self> {
+        Value::read(tape.get(at..)?).as_object()
+    }
+
+    /// Offset of the value that the name of the key at `at` stands for.
+    pub(super) fn value_of_key(self, at: usize) -> Option<usize> {
+        self.find(text(self.0.get(at..)?), key_bucket(self.0, at))
+    }
+
     /// The member of this name; the last one where the name occurs more than once.
     #[must_use]
     pub fn get(self, key: &str) -> Option<Value<'a>> {
@@ -256,7 +266,7 @@ impl<'a> Object<'a> {
         Some(Value::read(self.0.get(self.find(key, bucket)?..)?))
     }
 
-    /// Offset of the value of the last member of this name.
+    /// Offset, in the object's content, of the value of the last member of this name.
     pub(super) fn find(self, key: &str, bucket: u16) -> Option<usize> {
         let mut found = None;
         let mut at = 0;

@@ -32,13 +32,6 @@ impl<'b> Writer<'b> {
         Self { buffer, len: 0, comma: false, overflowed: false }
     }
 
-    /// A writer at the start of `buffer`, in the middle of an array or object of which something is written already
-    /// where `comma` says so.
-    #[must_use]
-    pub fn resume(buffer: &'b mut [u8], comma: bool) -> Self {
-        Self { comma, ..Self::new(buffer) }
-    }
-
     /// What was written.
     #[must_use]
     pub fn written(&self) -> &[u8] {
@@ -73,6 +66,20 @@ impl<'b> Writer<'b> {
     #[must_use]
     pub fn comma(&self) -> bool {
         self.comma
+    }
+
+    /// Says whether the next value will be preceded by a comma.
+    pub(crate) fn set_comma(&mut self, comma: bool) {
+        self.comma = comma;
+    }
+
+    /// Lets `fill` write into the room that is left; it returns how much of it it used, and so does this.
+    pub(crate) fn fill(&mut self, fill: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let room = self.buffer.get_mut(self.len..).unwrap_or_default();
+        let used = fill(room).min(room.len());
+        self.len = self.len.saturating_add(used);
+        self.comma = true;
+        used
     }
 
     /// Notes the present place.

@@ -1,0 +1,405 @@
+//! From a message to the method that answers it.
+
+use crate::{
+    Error, ErrorClass, Text,
+    handlers::{self, Handlers, Poll, StoreFiles},
+    json::{Emit, Object, Value, Writer},
+    monitor::{Events, Now, Product},
+    schema::{
+        self, Command, CommandList, EventData, EventList, SchemaList,
+        extensions::{EventsLost, XStoreReadArgs},
+        misc::{AddFdArgs, ClosefdArgs, GetfdArgs, RemoveFdArgs, VersionInfo, VersionTriple},
+        value::Decode,
+    },
+};
+
+/// The version of QEMU whose protocol this is: major, minor, micro.
+const VERSION: VersionTriple = VersionTriple { major: 2, minor: 8, micro: 0 };
+
+/// Room below which nothing further is made in this step.
+const ENOUGH: usize = 512;
+
+/// Most bytes of a file that one `x-store-read` gives, and what it gives where the client does not say.
+pub const READ_BYTES: u64 = 48 * 1024;
+
+/// What a handler may know and do besides its arguments.
+#[derive(Debug)]
+pub struct Context<'c> {
+    /// The session that the command came on.
+    pub session: usize,
+    /// The present moment.
+    pub now: Now,
+    /// Whether this is the first call for this command: not one that continues after `WouldBlock`.
+    pub first: bool,
+    /// A number that stays with the command from call to call; 0 at first.
+    pub progress: u64,
+    /// The processor that the session's commands are about where they do not say: what `cpu` sets.
+    pub cpu: usize,
+    pub(crate) negotiated: bool,
+    pub(crate) product: &'c Product,
+    pub(crate) events: Events<'c>,
+}
+
+impl Context<'_> {
+    /// Sends an event to every session in command mode. It goes out before the reply of the command that is being handled.
+    pub fn event<E: EventData>(&mut self, event: &E) {
+        self.events.emit(self.now, event);
+    }
+}
+
+/// The result for a command that the product does not have.
+#[cold]
+pub(crate) fn absent(command: Command) -> nb::Error<Error> {
+    nb::Error::Other(Error::command_not_found(command.name()))
+}
+
+/// What is between the calls of a command that needs more than one.
+#[derive(Debug)]
+enum Course {
+    /// Nothing but a count.
+    Count,
+    Commands(CommandList),
+    Events(EventList),
+    Schema(SchemaList),
+    /// Bytes that the file has, and how many of them are to be sent.
+    File {
+        all: u64,
+        length: u64,
+    },
+}
+
+/// A command that is being carried out.
+#[derive(Debug)]
+pub(crate) struct Call {
+    command: Command,
+    /// Elements or pieces of the result so far.
+    count: usize,
+    /// Whether something was made of it already.
+    begun: bool,
+    /// Whether the next element is preceded by a comma.
+    comma: bool,
+    progress: u64,
+    first: bool,
+    course: Course,
+}
+
+/// The object without members, for commands whose `arguments` are left out.
+const NO_ARGUMENTS: Object<'static> = Object::EMPTY;
+
+impl Call {
+    /// Looks at a message, in QEMU's order. An error comes with whether the message's `id` goes with it.
+    pub(crate) fn check(
+        message: Object<'_>,
+        negotiated: bool,
+        product: &Product,
+    ) -> Result<Self, (Error, bool)> {
+        let execute = match check_members(message) {
+            Ok(execute) => execute,
+            Err(error) => return Err((error, false)),
+        };
+        let command = Command::find(execute);
+        let negotiation = command == Some(Command::QMP_CAPABILITIES);
+        if negotiation == negotiated {
+            let description = if negotiated {
+                format_args!("Capabilities negotiation is already complete, command '{execute}' ignored")
+            } else {
+                format_args!(
+                    "Expecting capabilities negotiation with 'qmp_capabilities' before command '{execute}'"
+                )
+            };
+            return Err((Error::new(ErrorClass::CommandNotFound, description), true));
+        }
+        let Some(command) = command.filter(|command| product.offered.has(*command)) else {
+            return Err((Error::command_not_found(execute), true));
+        };
+        let course = match command {
+            Command::QUERY_COMMANDS => Course::Commands(CommandList::new()),
+            Command::QUERY_EVENTS => Course::Events(EventList::new()),
+            Command::QUERY_QMP_SCHEMA => Course::Schema(SchemaList::new()),
+            _ => Course::Count,
+        };
+        Ok(Self { command, count: 0, begun: false, comma: false, progress: 0, first: true, course })
+    }
+
+    /// The command.
+    pub(crate) fn command(&self) -> Command {
+        self.command
+    }
+
+    /// Makes the result's next piece. Returns whether it was the last.
+    pub(crate) fn step<H: Handlers>(
+        &mut self,
+        message: Object<'_>,
+        handlers: &mut H,
+        cx: &mut Context<'_>,
+        w: &mut Writer<'_>,
+    ) -> Poll<bool> {
+        let arguments = message.get("arguments").and_then(Value::as_object).unwrap_or(NO_ARGUMENTS);
+        (cx.first, cx.progress) = (self.first, self.progress);
+        let result = self.families(arguments, handlers, cx, w);
+        (self.first, self.progress) = (false, cx.progress);
+        result
+    }
+
+    fn families<H: Handlers>(
+        &mut self,
+        arguments: Object<'_>,
+        handlers: &mut H,
+        cx: &mut Context<'_>,
+        w: &mut Writer<'_>,
+    ) -> Poll<bool> {
+        macro_rules! any {
+            ($($family:ident)*) => {
+                $( if let Some(result) = handlers::$family(handlers, self, arguments, cx, w) {
+                    return result;
+                } )*
+            };
+        }
+        any!(run_control machine cpus memory human trace store chardevs objects);
+        any!(block media block_jobs network migration display extras);
+        self.own(arguments, handlers, cx, w)
+    }
+
+    /// The commands that the monitor answers by itself.
+    fn own<H: StoreFiles>(
+        &mut self,
+        arguments: Object<'_>,
+        handlers: &mut H,
+        cx: &mut Context<'_>,
+        w: &mut Writer<'_>,
+    ) -> Poll<bool> {
+        match self.command {
+            Command::QMP_CAPABILITIES => {
+                self.no_arguments(arguments)?;
+                cx.negotiated = true;
+                value(Ok(()), w)
+            }
+            Command::QUERY_VERSION => {
+                self.no_arguments(arguments)?;
+                value(Ok(version(cx.product)), w)
+            }
+            Command::QUERY_COMMANDS | Command::QUERY_EVENTS | Command::QUERY_QMP_SCHEMA => {
+                self.no_arguments(arguments)?;
+                let offered = cx.product.offered;
+                let made = match &mut self.course {
+                    Course::Commands(list) => w.fill(|room| list.fill(offered, room)),
+                    Course::Events(list) => w.fill(|room| list.fill(offered, room)),
+                    Course::Schema(list) => w.fill(|room| list.fill(offered, room)),
+                    _ => 0,
+                };
+                Ok(made == 0)
+            }
+            Command::X_QUERY_EVENTS_LOST => {
+                self.no_arguments(arguments)?;
+                let lost = cx.events.lost(cx.session);
+                value(Ok(EventsLost { lost }), w)
+            }
+            Command::X_STORE_READ => {
+                let arguments = self.arguments(arguments)?;
+                self.store_read(arguments, handlers, w)
+            }
+            // A serial line carries no file descriptors, so there never is one.
+            Command::GETFD => {
+                let GetfdArgs { .. } = self.arguments(arguments)?;
+                Err(nb::Error::Other(Error::text("No file descriptor supplied via SCM_RIGHTS")))
+            }
+            Command::ADD_FD => {
+                let AddFdArgs { .. } = self.arguments(arguments)?;
+                Err(nb::Error::Other(Error::text("No file descriptor supplied via SCM_RIGHTS")))
+            }
+            Command::CLOSEFD => {
+                let ClosefdArgs { fdname } = self.arguments(arguments)?;
+                Err(nb::Error::Other(Error::no_file_descriptor(format_args!("{fdname}"))))
+            }
+            Command::REMOVE_FD => {
+                let RemoveFdArgs { fdset_id, fd } = self.arguments(arguments)?;
+                Err(nb::Error::Other(match fd {
+                    Some(fd) => Error::no_file_descriptor(format_args!("fdset-id:{fdset_id}, fd:{fd}")),
+                    None => Error::no_file_descriptor(format_args!("fdset-id:{fdset_id}")),
+                }))
+            }
+            Command::QUERY_FDSETS | Command::QUERY_GIC_CAPABILITIES => {
+                self.no_arguments(arguments)?;
+                w.json("[]");
+                Ok(true)
+            }
+            Command::DUMP_SKEYS => {
+                let schema::dump::DumpSkeysArgs { .. } = self.arguments(arguments)?;
+                Err(nb::Error::Other(Error::unsupported()))
+            }
+            command => Err(absent(command)),
+        }
+    }
+
+    /// Reads the arguments.
+    pub(crate) fn arguments<'a, T: Decode<'a>>(&self, arguments: Object<'a>) -> Result<T, nb::Error<Error>> {
+        schema::arguments(self.command, arguments).map_err(nb::Error::Other)
+    }
+
+    /// Makes sure that there are no arguments.
+    pub(crate) fn no_arguments(&self, arguments: Object<'_>) -> Result<(), nb::Error<Error>> {
+        schema::no_arguments(self.command, arguments).map_err(nb::Error::Other)
+    }
+
+    /// Makes elements until there is little room left. `next` writes the element of an index, if there is one.
+    pub(crate) fn list(
+        &mut self,
+        w: &mut Writer<'_>,
+        mut next: impl FnMut(usize, &mut Writer<'_>) -> Result<bool, Error>,
+    ) -> Poll<bool> {
+        if self.begun {
+            w.set_comma(self.comma);
+        } else {
+            w.begin_array();
+        }
+        let fresh = w.len() < ENOUGH;
+        loop {
+            let mark = w.mark();
+            if !next(self.count, w)? {
+                w.end_array();
+                if w.overflowed() {
+                    w.rewind(mark);
+                    break;
+                }
+                return Ok(true);
+            }
+            if w.overflowed() {
+                w.rewind(mark);
+                if !fresh || w.len() >= ENOUGH {
+                    break;
+                }
+                // It would never fit: leave it out rather than wait for ever.
+            }
+            self.count = self.count.saturating_add(1);
+            if w.room() < ENOUGH {
+                break;
+            }
+        }
+        (self.begun, self.comma) = (true, w.comma());
+        Ok(false)
+    }
+
+    /// Lets a handler write text until there is no more room.
+    pub(crate) fn text(
+        &mut self,
+        w: &mut Writer<'_>,
+        write: impl FnOnce(&mut Text<'_, '_>) -> Poll<()>,
+    ) -> Poll<bool> {
+        if !self.begun {
+            w.raw("\"");
+        }
+        let before = self.count;
+        match write(&mut Text::new(w, &mut self.count)) {
+            Ok(()) => {
+                w.raw("\"");
+                self.begun = true;
+                Ok(true)
+            }
+            Err(nb::Error::WouldBlock) if self.count > before => {
+                self.begun = true;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends a result that cannot be completed.
+    pub(crate) fn close(&self, w: &mut Writer<'_>) {
+        w.raw(match self.course {
+            Course::Count if self.comma => "]",
+            Course::Count => "\"",
+            _ => "\"}",
+        });
+    }
+
+    /// Sends a part of a file of the store.
+    fn store_read<H: StoreFiles>(
+        &mut self,
+        arguments: XStoreReadArgs<'_>,
+        handlers: &mut H,
+        w: &mut Writer<'_>,
+    ) -> Poll<bool> {
+        let offset = arguments.offset.unwrap_or(0);
+        if !self.begun {
+            let all = handlers.store_size(arguments.path)?;
+            let left = all.saturating_sub(offset);
+            let length = left.min(arguments.size.unwrap_or(READ_BYTES)).min(READ_BYTES);
+            self.course = Course::File { all, length };
+            w.raw("{\"data\": \"");
+            self.begun = true;
+        }
+        let Course::File { all, length } = self.course else { return Ok(true) };
+        // Whole groups of three bytes, so that the pieces of base64 join without padding.
+        let mut bytes = [0; 768];
+        while self.progress_of_file() < length && w.room() >= ENOUGH * 3 {
+            let at = self.progress_of_file();
+            let want = usize::try_from(length.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
+            let piece = bytes.get_mut(..want).unwrap_or_default();
+            piece.fill(0);
+            handlers.store_read(arguments.path, offset.saturating_add(at), piece)?;
+            crate::base64::encode(piece, |group| w.bytes(group));
+            self.count = self.count.saturating_add(want);
+        }
+        if self.progress_of_file() < length {
+            return Ok(false);
+        }
+        w.raw("\", \"size\": ");
+        w.set_comma(false);
+        w.uint(all);
+        w.raw(", \"eof\": ");
+        w.set_comma(false);
+        w.bool(offset.saturating_add(length) >= all);
+        w.raw("}");
+        Ok(true)
+    }
+
+    fn progress_of_file(&self) -> u64 {
+        self.count as u64
+    }
+}
+
+/// Writes the result of a method that returns it whole.
+pub(crate) fn value<T: Emit>(result: Poll<T>, w: &mut Writer<'_>) -> Poll<bool> {
+    result?.emit(w);
+    if w.overflowed() {
+        return Err(nb::Error::Other(Error::text("The result is too long")));
+    }
+    Ok(true)
+}
+
+/// Writes an element of a list. Returns whether there was one.
+pub(crate) fn element<T: Emit>(result: handlers::Element<T>, w: &mut Writer<'_>) -> Result<bool, Error> {
+    match result? {
+        Some(element) => {
+            element.emit(w);
+            Ok(true)
+        }
+        None => Ok(false),
+    }
+}
+
+/// The version that the greeting and `query-version` give.
+pub(crate) fn version(product: &Product) -> VersionInfo<'static> {
+    VersionInfo { qemu: VERSION, package: product.package }
+}
+
+/// Checks the members of a message; the first offender in QEMU's order counts. Returns the command's name.
+fn check_members(message: Object<'_>) -> Result<&str, Error> {
+    let mut execute = None;
+    for (key, value) in message.ordered() {
+        match (key, value) {
+            ("execute", Value::Str(name)) => execute = Some(name),
+            ("execute", _) => return Err(Error::member_expects(key, "string")),
+            ("arguments", Value::Object(_)) | ("id", _) => {}
+            ("arguments", _) => return Err(Error::member_expects(key, "object")),
+            _ => return Err(Error::unexpected_member(key)),
+        }
+    }
+    execute.ok_or_else(|| Error::text("Expected 'execute' in QMP input"))
+}
+
+impl Emit for schema::Any<'_> {
+    fn emit(&self, w: &mut Writer<'_>) {
+        schema::value::Qapi::print(self, w);
+    }
+}
