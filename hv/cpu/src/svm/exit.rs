@@ -33,10 +33,6 @@ pub const MONITOR: u64 = 0x8a;
 pub const MWAIT_ARMED: u64 = 0x8c;
 pub const XSETBV: u64 = 0x8d;
 pub const RDPRU: u64 = 0x8e;
-pub const INVLPGB: u64 = 0xa0;
-pub const INVLPGB_ILLEGAL: u64 = 0xa1;
-pub const MCOMMIT: u64 = 0xa3;
-pub const TLBSYNC: u64 = 0xa4;
 pub const NPF: u64 = 0x400;
 /// VMEXIT_INVALID, -1.
 pub const INVALID: u64 = !0;
@@ -64,15 +60,7 @@ pub fn decode(control: &ControlArea, decode_assists: bool) -> Exit {
         SHUTDOWN => Exit::Shutdown,
         INIT => Exit::Init,
         EXCEPTION_MC => Exit::MachineCheck,
-        VMRUN
-        | VMLOAD..=SKINIT
-        | INVLPGA
-        | MONITOR..=MWAIT_ARMED
-        | RDPRU
-        | INVLPGB
-        | INVLPGB_ILLEGAL
-        | MCOMMIT
-        | TLBSYNC => Exit::UndefinedInstruction,
+        VMRUN | VMLOAD..=SKINIT | INVLPGA | MONITOR..=MWAIT_ARMED | RDPRU => Exit::UndefinedInstruction,
         code => Exit::Unexpected(code),
     }
 }

@@ -241,14 +241,6 @@ pub mod intercept_2 {
     pub const RDPRU: u32 = 1 << 14;
 }
 
-/// Bits of `intercepts_3` (offset 0x14).
-pub mod intercept_3 {
-    pub const INVLPGB: u32 = 1;
-    pub const INVLPGB_ILLEGAL: u32 = 1 << 1;
-    pub const MCOMMIT: u32 = 1 << 3;
-    pub const TLBSYNC: u32 = 1 << 4;
-}
-
 /// Fields of `interrupt_control` (offset 0x60).
 pub mod interrupt {
     /// V_TPR: what CR8 holds, in bits 3:0.
