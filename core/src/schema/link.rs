@@ -3,7 +3,7 @@
 use super::MODULES;
 use super::decl::{CommandDecl, EventDecl, MemberDecl, Module, Shape, Throttle, TypeDecl, TypeRef};
 use super::tables::{
-    Builtin, EMPTY, Entity, Kind, Member, NO_ENTITY, NO_NUMBER, NO_TAG, Ref, StrId, Type, introspected,
+    Builtin, Entity, Kind, Member, NO_ENTITY, NO_NUMBER, NO_TAG, Ref, StrId, Type, introspected,
 };
 
 /// Names of the types that are not declared, in the order of their indices.
@@ -44,8 +44,8 @@ pub(super) struct Interner {
 impl Interner {
     const NEW: Self = Self { bytes: [0; MAX_POOL], starts: [0; MAX_STRINGS], count: 0, slots: [0; SLOTS] };
 
-    const fn add(&mut self, text: &str) -> StrId {
-        let text = text.as_bytes();
+    /// The slot of a text that is known, or the one for a text that is not.
+    const fn slot(&self, text: &[u8]) -> usize {
         let mut hash = 0x811c_9dc5_u32;
         let mut i = 0;
         while i < text.len() {
@@ -53,12 +53,22 @@ impl Interner {
             i += 1;
         }
         let mut slot = hash as usize % SLOTS;
-        while self.slots[slot] != 0 {
-            let known = self.slots[slot] - 1;
-            if self.is(known, text) {
-                return known;
-            }
+        while self.slots[slot] != 0 && !self.is(self.slots[slot] - 1, text) {
             slot = (slot + 1) % SLOTS;
+        }
+        slot
+    }
+
+    /// The index of a text that was added; the build stops where it was not.
+    pub(super) const fn find(&self, text: &str) -> StrId {
+        self.slots[self.slot(text.as_bytes())] - 1
+    }
+
+    const fn add(&mut self, text: &str) -> StrId {
+        let text = text.as_bytes();
+        let slot = self.slot(text);
+        if self.slots[slot] != 0 {
+            return self.slots[slot] - 1;
         }
         let id = self.count as u16;
         self.slots[slot] = id + 1;
@@ -116,6 +126,8 @@ pub(super) struct Linker {
     pub(super) listed: [bool; MAX_TYPES],
     pub(super) plain: [bool; MAX_TYPES],
     pub(super) numbers: u16,
+    /// The type of no members.
+    pub(super) empty: Ref,
 }
 
 impl Linker {
@@ -150,6 +162,7 @@ impl Linker {
             listed: [false; MAX_TYPES],
             plain: [false; MAX_TYPES],
             numbers: 0,
+            empty: Ref::NONE,
         };
         linker.strings.add("");
         let mut i = 0;
@@ -513,7 +526,7 @@ const fn define_module(linker: &mut Linker, module: &Module) {
 }
 
 /// Gives every declared type its index.
-pub(super) const fn link_names() -> Linker {
+const fn link_names() -> Linker {
     let mut linker = Linker::new();
     let mut i = 0;
     while i < MODULES.len() {
@@ -530,6 +543,7 @@ pub(super) const fn link() -> Linker {
         define_module(&mut linker, &MODULES[i]);
         i += 1;
     }
-    linker.number(EMPTY);
+    linker.empty = linker.resolve(TypeRef::one("Empty"), false);
+    linker.number(linker.empty);
     linker
 }

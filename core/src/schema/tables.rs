@@ -5,8 +5,7 @@
 //! on them. An error in the declarations (a name that nobody declares, a name declared twice, a union without a branch
 //! for a word) stops the build here.
 
-use super::decl::TypeRef;
-use super::link::{Linker, link, link_names};
+use super::link::{Linker, link};
 
 /// Index of a string.
 pub(super) type StrId = u16;
@@ -152,7 +151,7 @@ pub(super) const fn introspected(index: usize, types: &[Type]) -> usize {
 }
 
 #[allow(long_running_const_eval)]
-const LINKED: Linker = link();
+const LINKED: &Linker = &link();
 
 /// Cuts a table to the size it needs.
 macro_rules! cut {
@@ -198,10 +197,7 @@ static POOL: &str = match core::str::from_utf8(&POOL_BYTES) {
 };
 
 /// The empty object, which stands for no arguments and for no result.
-pub(super) const EMPTY: Ref = {
-    let mut linked = link_names();
-    linked.resolve(TypeRef::one("Empty"), false)
-};
+pub(super) const EMPTY: Ref = LINKED.empty;
 
 /// How many types, commands and events there are.
 pub(super) const TYPE_COUNT: usize = LINKED.type_count;
@@ -230,9 +226,10 @@ pub(super) const fn event_index(name: &str) -> u8 {
 }
 
 const fn find(entities: &[Entity], count: usize, name: &str) -> u8 {
+    let name = LINKED.strings.find(name);
     let mut i = 0;
     while i < count {
-        if LINKED.strings.is(entities[i].name, name.as_bytes()) {
+        if entities[i].name == name {
             return i as u8;
         }
         i += 1;
