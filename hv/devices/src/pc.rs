@@ -4,6 +4,7 @@ use crate::acpi::Acpi;
 use crate::apic::local::{MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_X2APIC, MSR_X2APIC_LAST};
 use crate::apic::{CpuRequest, GeneralProtection, IoApic, LocalApic, LocalApics, Message};
 use crate::clock::earlier;
+use crate::hpet::{self, Hpet};
 use crate::lines::{Change, Driver, Lines};
 use crate::pci::chipset::Chipset;
 use crate::pci::{Address, ConfigPort, ConfigSpace};
@@ -97,6 +98,9 @@ pub struct Pc {
     apics: LocalApics,
     pit: Pit,
     rtc: Rtc,
+    hpet: Hpet,
+    /// Lines that the HPET holds high.
+    hpet_lines: u32,
     uart: Uart,
     acpi: Acpi,
     ports: Ports,
@@ -122,6 +126,8 @@ impl Pc {
             apics: LocalApics::new(config.vcpus, config.tsc_hz, config.address_bits),
             pit: Pit::new(),
             rtc: Rtc::new(),
+            hpet: Hpet::new(),
+            hpet_lines: 0,
             uart: Uart::new(),
             acpi: Acpi::new(),
             ports: Ports::new(),
@@ -260,7 +266,10 @@ impl Pc {
     /// `vcpu` has written CR8; the caller has checked the value to be below 16.
     #[inline]
     pub fn set_cr8(&mut self, vcpu: usize, value: u8) {
-        if let Some(apic) = self.apics.get_mut(vcpu) {
+        // The processor's CR8 is brought here again and again: only a change takes the sub-class away.
+        if let Some(apic) = self.apics.get_mut(vcpu)
+            && apic.cr8() != value & 15
+        {
             apic.set_cr8(value & 15);
         }
     }
@@ -314,10 +323,12 @@ impl Pc {
     pub fn deadline(&mut self) -> Option<u64> {
         if self.stale {
             self.stale = false;
-            self.deadline =
-                [self.pit.deadline(), self.rtc.deadline(), self.acpi.deadline(), self.uart.deadline()]
-                    .into_iter()
-                    .fold(self.apics.deadline(), earlier);
+            // While the HPET has their interrupts, 8254 and RTC have nothing to be called for.
+            let (pit, rtc) =
+                if self.hpet.legacy() { (None, None) } else { (self.pit.deadline(), self.rtc.deadline()) };
+            self.deadline = [pit, rtc, self.hpet.deadline(), self.acpi.deadline(), self.uart.deadline()]
+                .into_iter()
+                .fold(self.apics.deadline(), earlier);
         }
         self.deadline
     }
@@ -336,7 +347,8 @@ impl Pc {
         }
         self.advance_pit(now);
         self.rtc.advance(now);
-        self.set_line(RTC_IRQ, Driver::Rtc, self.rtc.interrupt());
+        self.settle_rtc();
+        self.advance_hpet(now);
         self.acpi.advance(now);
         self.set_line(SCI_IRQ, Driver::PowerManagement, self.acpi.interrupt());
         self.uart.advance(now);
@@ -346,11 +358,47 @@ impl Pc {
 
     /// Counter 0 of the timer up to `now`: an edge that has come and gone is still one.
     fn advance_pit(&mut self, now: u64) {
-        if self.pit.advance(now) {
+        let rose = self.pit.advance(now);
+        if self.hpet.legacy() {
+            self.set_line(0, Driver::Pit, false);
+            return;
+        }
+        if rose {
             self.set_line(0, Driver::Pit, false);
             self.set_line(0, Driver::Pit, true);
         }
         self.set_line(0, Driver::Pit, self.pit.output(now));
+    }
+
+    fn settle_rtc(&mut self) {
+        let high = self.rtc.interrupt() && !self.hpet.legacy();
+        self.set_line(RTC_IRQ, Driver::Rtc, high);
+    }
+
+    fn advance_hpet(&mut self, now: u64) {
+        let matched = self.hpet.advance(now);
+        self.settle_hpet(matched);
+    }
+
+    /// Drives the lines of the HPET's timers; several may share one.
+    fn settle_hpet(&mut self, matched: u8) {
+        let (mut pulses, mut levels) = (0u32, 0u32);
+        for output in (0..hpet::TIMERS).filter_map(|index| self.hpet.output(index, matched)) {
+            pulses |= u32::from(output.pulse) << (output.line & 31);
+            levels |= u32::from(output.level) << (output.line & 31);
+        }
+        if (pulses, levels, self.hpet_lines) == (0, 0, 0) {
+            return;
+        }
+        for line in 0..self.lines.count() {
+            let bit = 1 << line;
+            if pulses & bit != 0 {
+                self.set_line(line, Driver::Hpet, false);
+                self.set_line(line, Driver::Hpet, true);
+            }
+            self.set_line(line, Driver::Hpet, levels & bit != 0);
+        }
+        self.hpet_lines = levels;
     }
 
     // The machine as a whole.

@@ -11,6 +11,8 @@ impl Pc {
         self.ioapic.reset();
         self.pit = crate::pit::Pit::new();
         self.rtc.reset();
+        self.hpet = crate::hpet::Hpet::new();
+        self.hpet_lines = 0;
         self.uart.reset();
         self.acpi.reset();
         self.acpi.advance(now);

@@ -91,7 +91,7 @@ impl Pc {
             RTC_PORT => FLOATING,
             0x71 => {
                 let value = self.rtc.read(now);
-                self.set_line(RTC_IRQ, Driver::Rtc, self.rtc.interrupt());
+                self.settle_rtc();
                 self.stale = true;
                 value
             }
@@ -126,7 +126,7 @@ impl Pc {
             pit::PORT..=0x43 => {
                 self.advance_pit(now);
                 self.pit.write(port, value, now);
-                self.set_line(0, Driver::Pit, self.pit.output(now));
+                self.advance_pit(now);
                 self.stale = true;
             }
             pit::CONTROL_B => {
@@ -144,7 +144,7 @@ impl Pc {
             RTC_PORT => self.rtc.select(value),
             0x71 => {
                 self.rtc.write(value, now);
-                self.set_line(RTC_IRQ, Driver::Rtc, self.rtc.interrupt());
+                self.settle_rtc();
                 self.stale = true;
             }
             DMA_PAGE..=0x8f => self.ports.write_page(port, value),

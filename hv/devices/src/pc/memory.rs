@@ -1,6 +1,7 @@
 //! Memory-mapped devices.
 
 use super::*;
+use monovisor_arch::layout::HPET_BASE;
 
 const PAGE: u64 = 0x1000;
 
@@ -17,6 +18,9 @@ impl Pc {
         if page == IOAPIC_BASE {
             // The registers are 32 bits wide; their window ignores what else an access asks for.
             return Some(u64::from(self.ioapic.read(address & (PAGE - 1))));
+        }
+        if page == HPET_BASE {
+            return Some(self.hpet.read(address & (PAGE - 1), size, now));
         }
         None
     }
@@ -36,6 +40,16 @@ impl Pc {
         if page == IOAPIC_BASE {
             self.ioapic.write(address & (PAGE - 1), value as u32);
             self.settle();
+            return true;
+        }
+        if page == HPET_BASE {
+            self.advance_hpet(now);
+            self.advance_pit(now);
+            self.hpet.write(address & (PAGE - 1), size, value, now);
+            self.settle_hpet(0);
+            self.advance_pit(now);
+            self.settle_rtc();
+            self.stale = true;
             return true;
         }
         // An MSI that a processor writes itself reaches the APICs as well.

@@ -229,6 +229,33 @@ fn the_pm_timer_in_pieces() {
 }
 
 #[test]
+fn the_hpet_takes_the_place_of_the_timer() {
+    let mut rig = Rig::new();
+    rig.ioapic_write(0x14, 0x31);
+    let write = |rig: &mut Rig, offset: u64, value| {
+        assert!(rig.pc.mmio_write(0, 0xfed0_0000 + offset, 4, value, rig.now))
+    };
+    write(&mut rig, 0x100, 0x14c);
+    write(&mut rig, 0x108, 100_000);
+    write(&mut rig, 0x10, 3);
+    assert_eq!(rig.pc.deadline(), Some(1_000_000));
+    rig.sleep();
+    assert_eq!(rig.pc.acknowledge(0), 0x31);
+    rig.apic_write(0xb0, 0);
+    assert_eq!(rig.pc.interrupt_for(0), None);
+    assert_eq!(rig.pc.mmio_read(0, 0xfed0_00f0, 4, rig.now), Some(100_000));
+    rig.sleep();
+    assert_eq!(rig.now, 2_000_000);
+    assert_eq!(rig.pc.acknowledge(0), 0x31);
+    rig.apic_write(0xb0, 0);
+    write(&mut rig, 0x10, 0);
+    while rig.pc.interrupt_for(0).is_none() {
+        rig.sleep();
+    }
+    assert!(rig.now < 60_000_000, "the 8254 is back");
+}
+
+#[test]
 fn nmi_and_inter_processor_interrupts() {
     let mut rig = Rig::new();
     rig.pc.nmi();
@@ -313,6 +340,8 @@ fn a_hostile_guest() {
                 let _ = rig.pc.apic_msr_read(vcpu, index, rig.now);
             }
             _ => {
+                let _ = rig.pc.mmio_write(vcpu, 0xfed0_0000 + ((b >> 20) & 0x1fc), 4, c, rig.now);
+                let _ = rig.pc.mmio_read(vcpu, 0xfed0_0000 + ((b >> 30) & 0x1ff), 8, rig.now);
                 if rig.pc.interrupt_for(vcpu).is_some() {
                     rig.pc.acknowledge(vcpu);
                 }
