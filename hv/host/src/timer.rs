@@ -21,12 +21,14 @@ const DIVIDE_BY_1: u32 = 0b1011;
 const PM_TIMER_HZ: u64 = 3_579_545;
 const PIT_HZ: u64 = 1_193_182;
 
-/// Reference ticks of one measurement: 1 ms of the PM timer, some 1.5 ms of the slower 8254.
-const PM_TIMER_TICKS: u32 = 3_580;
-const PIT_TICKS: u32 = 1_790;
-/// Measurements at most; two that agree within one part in `AGREE` end it.
-const MEASUREMENTS: usize = 4;
-const AGREE: u64 = 2_000;
+/// Reference ticks from one checkpoint to the next: 1 ms.
+const PM_TIMER_STEP: u32 = 3_580;
+const PIT_STEP: u32 = 1_193;
+/// Checkpoints at most: calibration takes 5 ms, or ends as soon as two give the same rate within one part in `AGREE`.
+const CHECKPOINTS: u32 = 5;
+const AGREE: u64 = 20_000;
+/// Tries to read the reference without something (an SMI, an emulator's host) coming between.
+const TRIES: u32 = 8;
 /// Polls of a reference before it is taken for dead.
 const POLLS: u32 = 2_000_000;
 
@@ -116,11 +118,12 @@ enum Reference {
     Pit,
 }
 
-/// Ticks of TSC and local APIC timer within one measurement, and what it took in the reference's.
-struct Measurement {
+/// The reference, the TSC and the count-down of the local APIC timer at one moment.
+#[derive(Clone, Copy)]
+struct Checkpoint {
+    reference: u32,
     tsc: u64,
-    lapic: u64,
-    reference: u64,
+    lapic: u32,
 }
 
 impl Reference {
@@ -144,58 +147,65 @@ impl Reference {
         }
     }
 
-    /// Waits for the counter to change; `None` when it does not.
-    fn edge(self, from: u32, ticks: u32) -> Option<u32> {
-        let mask = if matches!(self, Self::Pit) { 0xffff } else { 0xff_ffff };
+    fn mask(self) -> u32 {
+        if matches!(self, Self::Pit) { 0xffff } else { 0xff_ffff }
+    }
+
+    /// Waits until the counter is `ticks` past `from`, and on for its next change: read right there, the moment is
+    /// known to a port read, not to a tick. `fastest` is the shortest such read so far, in TSC ticks.
+    fn checkpoint(self, from: u32, ticks: u32, fastest: &mut u64) -> Option<Checkpoint> {
+        let mask = self.mask();
+        let mut last = (0..POLLS).map(|_| self.read()).find(|now| now.wrapping_sub(from) & mask >= ticks)?;
+        let mut tries = 0;
         for _ in 0..POLLS {
-            let now = self.read();
-            if now.wrapping_sub(from) & mask >= ticks {
-                return Some(now);
+            let before = now_tsc();
+            let reference = self.read();
+            let after = now_tsc();
+            if reference == last {
+                continue;
+            }
+            last = reference;
+            let took = after.wrapping_sub(before);
+            *fastest = took.min(*fastest);
+            tries += 1;
+            if took <= fastest.saturating_mul(2) || tries >= TRIES {
+                return Some(Checkpoint { reference, tsc: after, lapic: apic::read(Register::CurrentCount) });
             }
         }
         None
     }
 
-    fn measure(self) -> Option<Measurement> {
-        let (ticks, mask) = match self {
-            Self::PmTimer { .. } => (PM_TIMER_TICKS, 0xff_ffff),
+    /// TSC and local APIC timer rates in Hz.
+    fn calibrate(self) -> Option<(u64, u64)> {
+        let step = match self {
+            Self::PmTimer { .. } => PM_TIMER_STEP,
             Self::Pit => {
                 // Gate on, speaker off; mode 0 from 0xffff down.
                 port::out8(0x61, port::in8(0x61) & !2 | 1);
                 port::out8(0x43, 0xb0);
                 port::out8(0x42, 0xff);
                 port::out8(0x42, 0xff);
-                (PIT_TICKS, 0xffff)
+                PIT_STEP
             }
         };
         apic::write(Register::InitialCount, u32::MAX);
-        // Both ends right behind a change of the reference, so that neither is off by part of its tick.
-        let start = self.edge(self.read(), 1)?;
-        let tsc = now_tsc();
-        let lapic = apic::read(Register::CurrentCount);
-        let end = self.edge(start, ticks)?;
-        let tsc = now_tsc().wrapping_sub(tsc);
-        let lapic = lapic.wrapping_sub(apic::read(Register::CurrentCount));
-        apic::write(Register::InitialCount, 0);
-        let reference = end.wrapping_sub(start) & mask;
-        Some(Measurement { tsc, lapic: lapic.into(), reference: reference.into() })
-    }
-
-    /// TSC and local APIC timer rates in Hz.
-    fn calibrate(self) -> Option<(u64, u64)> {
-        let mut last: Option<(u64, u64)> = None;
-        for _ in 0..MEASUREMENTS {
-            let one = self.measure()?;
-            let rate = |ticks: u64| ticks.saturating_mul(self.hz()).checked_div(one.reference).unwrap_or(0);
-            let now = (rate(one.tsc), rate(one.lapic));
-            if let Some(before) = last
-                && before.0.abs_diff(now.0) <= now.0 / AGREE
-            {
-                return Some(((before.0 + now.0) / 2, (before.1 + now.1) / 2));
+        let mut fastest = u64::MAX;
+        let start = self.checkpoint(self.read(), 1, &mut fastest)?;
+        let mut rates: Option<(u64, u64)> = None;
+        for n in 1..=CHECKPOINTS {
+            let now = self.checkpoint(start.reference, n * step, &mut fastest)?;
+            let reference = u64::from(now.reference.wrapping_sub(start.reference) & self.mask());
+            let rate = |ticks: u64| ticks.saturating_mul(self.hz()).checked_div(reference).unwrap_or(0);
+            let new =
+                (rate(now.tsc.wrapping_sub(start.tsc)), rate(start.lapic.wrapping_sub(now.lapic).into()));
+            let agree = rates.is_some_and(|old| old.0.abs_diff(new.0) <= new.0 / AGREE);
+            rates = Some(new);
+            if agree {
+                break;
             }
-            last = Some(now);
         }
-        last
+        apic::write(Register::InitialCount, 0);
+        rates
     }
 }
 
