@@ -10,7 +10,7 @@ use x86_64::registers::model_specific::Msr;
 use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, VirtAddr};
 
-use crate::boot::{MemoryKind, MemoryMap};
+use crate::boot::{BootInfo, MemoryKind, MemoryRegion};
 use crate::cpu::Features;
 use crate::physical::PhysRange;
 
@@ -201,11 +201,12 @@ impl Image {
 ///
 /// `image` must be the running image, and `guards` pages within its data that nothing uses.
 pub(crate) unsafe fn init(
-    map: &MemoryMap,
+    boot: &BootInfo,
     image: &Image,
     guards: &[u64],
     features: &Features,
 ) -> Result<u64, MapError> {
+    let map = &boot.memory;
     let mut host = HOST.lock();
     host.large_1g = features.pages_1g;
     host.no_execute = features.no_execute;
@@ -225,7 +226,8 @@ pub(crate) unsafe fn init(
 
     let image = image.range();
     let mut limit = host.limit;
-    for region in map.iter().filter(|r| !matches!(r.kind, MemoryKind::Reserved | MemoryKind::Bad)) {
+    let is_ram = |region: &&MemoryRegion| !matches!(region.kind, MemoryKind::Reserved | MemoryKind::Bad);
+    for region in map.iter().filter(is_ram) {
         // Whole pages, not the null page, not beyond what can be addressed; around the image.
         let start = region.range.start.next_multiple_of(4096).max(4096);
         let end = (region.range.end() & !0xfff).min(host.limit);
@@ -235,6 +237,16 @@ pub(crate) unsafe fn init(
                 Ok(()) | Err(MapError::Mapped) => {}
                 // What was mapped of this region stays; nothing from here on is used.
                 Err(_) => limit = limit.min(start),
+            }
+        }
+    }
+
+    // What the loader left in memory that is not RAM by the map stays readable, page by page.
+    let elsewhere = |range: &PhysRange| !map.iter().filter(is_ram).any(|region| region.range.contains(range));
+    for range in boot.referred().filter(elsewhere) {
+        for page in (range.start & !0xfff..range.end()).step_by(4096).filter(|&page| page != 0) {
+            if host.leaf(page).is_none() {
+                host.map(PhysRange::new(page, 4096), Access::Constant)?;
             }
         }
     }

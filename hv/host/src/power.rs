@@ -4,7 +4,7 @@ use spin::Once;
 
 use crate::acpi::{Acpi, Fadt, SleepState};
 use crate::board::{Board, PowerOff};
-use crate::{cpu, port, timer};
+use crate::{cpu, log, port, timer, uart};
 
 static BOARD: Once<&'static Board> = Once::new();
 static ACPI: Once<Acpi> = Once::new();
@@ -110,12 +110,24 @@ pub fn exit(status: u8) -> ! {
 /// Exit status of a defect: QEMU ends with 255.
 const FAILED: u8 = 0x7f;
 
-/// Stops for good because of a defect, as the board says.
+/// Baud rate of the last words.
+const FAILURE_BAUD: u32 = 115_200;
+
+/// Bytes of the log that a failing board sends to the console: the report of an exception and what led to it.
+const LAST_WORDS: u64 = 4096;
+
+/// Stops for good because of a defect, as the board says. Where the log has no line of its own, its end goes to the
+/// guest's console: there is no guest any more.
 pub fn fail() -> ! {
-    match board() {
-        Some(board) if board.off_on_failure => exit(FAILED),
-        _ => cpu::stop(),
+    let Some(board) = board() else { cpu::stop() };
+    if board.log_port.is_none()
+        && board.log_uart.is_none()
+        && let Some(console) = board.console
+        && uart::open_for_log(console, FAILURE_BAUD)
+    {
+        log::last_words(console.base, LAST_WORDS);
     }
+    if board.off_on_failure { exit(FAILED) } else { cpu::stop() }
 }
 
 fn be_patient() {

@@ -62,7 +62,7 @@ pub unsafe fn start(
     let _ = guards.push(stack::BOOT_STACK.guard());
     let _ = guards.extend_from_slice(&traps::BOOT_TRAP_STACKS.guards());
     // SAFETY: `image` is the running image (contract); the guard pages are never accessed.
-    let limit = match unsafe { paging::init(&boot.memory, image, &guards, features) } {
+    let limit = match unsafe { paging::init(boot, image, &guards, features) } {
         Ok(limit) => limit,
         Err(error) => {
             crate::error!("cannot start: the image cannot be mapped ({error:?})");
@@ -96,6 +96,9 @@ fn describe(boot: &BootInfo, limit: u64) {
     let out_of_reach = |r: &&crate::boot::MemoryRegion| r.kind == MemoryKind::Usable && r.range.end() > limit;
     if boot.memory.iter().any(|region| out_of_reach(&region)) {
         crate::warn!("RAM from {limit:#x} on is not used: there are not enough page tables");
+    }
+    if let Some(problem) = &boot.problem {
+        crate::error!("{problem}");
     }
     for module in &boot.modules {
         crate::info!("module of {} bytes at {:#x}", module.data.len(), module.data.as_ptr() as usize);

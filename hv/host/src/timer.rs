@@ -30,7 +30,7 @@ const AGREE: u64 = 20_000;
 /// Tries to read the reference without something (an SMI, an emulator's host) coming between.
 const TRIES: u32 = 8;
 /// Polls of a reference before it is taken for dead.
-const POLLS: u32 = 2_000_000;
+const POLLS: u32 = 200_000;
 
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 static ENTRY: AtomicU64 = AtomicU64::new(0);

@@ -56,6 +56,9 @@ pub struct BootInfo {
     pub loader: Loader,
     /// What the loader's own structures occupy, so that it is not carved.
     pub structures: Vec<PhysRange, MAX_STRUCTURES>,
+    /// The first thing that is wrong with what was handed over, but that the machine can be started without: a module
+    /// or a command line that is missing from the above.
+    pub problem: Option<BootError>,
 }
 
 /// Why the hand-over could not be understood.
@@ -96,12 +99,50 @@ impl BootInfo {
             rsdp: None,
             loader,
             structures: Vec::new(),
+            problem: None,
         }
     }
 
     /// Notes that the loader's data occupy `range`.
-    fn keep(&mut self, start: u64, len: u64) -> Result<(), BootError> {
-        self.structures.push(PhysRange::new(start, len)).map_err(|_| BootError::TooManyModules)
+    fn keep(&mut self, start: u64, len: u64) {
+        if self.structures.push(PhysRange::new(start, len)).is_err() {
+            self.note(BootError::TooManyModules);
+        }
+    }
+
+    /// Notes what is wrong; the first counts.
+    fn note(&mut self, problem: BootError) {
+        self.problem.get_or_insert(problem);
+    }
+
+    /// Adds a module: `len` bytes at `start`.
+    fn add_module(
+        &mut self,
+        start: u64,
+        len: u64,
+        command_line: &'static [u8],
+        memory: &impl PhysicalMemory,
+    ) {
+        let data = match usize::try_from(len) {
+            Ok(0) => Some(&[][..]),
+            Ok(len) => memory.bytes(start, len),
+            Err(_) => None,
+        };
+        match data {
+            None => self.note(BootError::Truncated("module")),
+            Some(data) if self.modules.push(Module { data, command_line }).is_err() => {
+                self.note(BootError::TooManyModules);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Ranges that must stay readable as long as this is used.
+    pub(crate) fn referred(&self) -> impl Iterator<Item = PhysRange> {
+        let range = |bytes: &'static [u8]| PhysRange::new(bytes.as_ptr() as u64, bytes.len() as u64);
+        let modules =
+            self.modules.iter().flat_map(move |module| [range(module.data), range(module.command_line)]);
+        modules.chain([range(self.command_line)]).filter(|range| range.len > 0)
     }
 
     /// Parses what the loader left at `address`, `magic` being the register or constant that tells the loaders apart.

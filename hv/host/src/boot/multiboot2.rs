@@ -1,6 +1,6 @@
 //! The multiboot2 boot information (multiboot2 specification 2.0, 3.6).
 
-use super::{BootError, BootInfo, Loader, MAX_COMMAND_LINE, MemoryKind, Module};
+use super::{BootError, BootInfo, Loader, MAX_COMMAND_LINE, MemoryKind};
 use crate::bytes::{u32_at, u64_at, until_nul};
 use crate::physical::PhysicalMemory;
 
@@ -29,7 +29,7 @@ pub fn parse(address: u64, memory: &impl PhysicalMemory) -> Result<BootInfo, Boo
     }
     let info = memory.bytes(address, total).ok_or(cut)?;
     let mut boot = BootInfo::new(Loader::Multiboot2);
-    boot.keep(address, total as u64)?;
+    boot.keep(address, total as u64);
 
     let mut offset = 8;
     loop {
@@ -40,14 +40,13 @@ pub fn parse(address: u64, memory: &impl PhysicalMemory) -> Result<BootInfo, Boo
         }
         let body = rest.get(8..size).ok_or(cut)?;
         match kind {
-            tag::COMMAND_LINE => boot.command_line = text(body)?,
+            tag::COMMAND_LINE => boot.command_line = text(&mut boot, body),
             tag::MODULE => {
                 let (start, end) = (u32_at(body, 0).ok_or(cut)?, u32_at(body, 4).ok_or(cut)?);
-                let command_line = text(body.get(8..).ok_or(cut)?)?;
-                let cut = BootError::Truncated("module");
-                let len = end.checked_sub(start).ok_or(cut)? as usize;
-                let data = if len == 0 { &[] } else { memory.bytes(start.into(), len).ok_or(cut)? };
-                boot.modules.push(Module { data, command_line }).map_err(|_| BootError::TooManyModules)?;
+                let command_line = text(&mut boot, body.get(8..).ok_or(cut)?);
+                // An end before the start is an endless length, which is nowhere readable.
+                let len = u64::from(end).wrapping_sub(start.into());
+                boot.add_module(start.into(), len, command_line, memory);
             }
             tag::MEMORY_MAP => memory_map(&mut boot, body)?,
             // The tag holds a copy of the root pointer; the copy lies in the information and serves as well.
@@ -78,9 +77,14 @@ fn memory_map(boot: &mut BootInfo, body: &[u8]) -> Result<(), BootError> {
     Ok(())
 }
 
-fn text(body: &'static [u8]) -> Result<&'static [u8], BootError> {
+/// A command line; empty where it cannot be taken.
+fn text(boot: &mut BootInfo, body: &'static [u8]) -> &'static [u8] {
     let text = until_nul(body);
-    if text.len() >= MAX_COMMAND_LINE { Err(BootError::CommandLineTooLong) } else { Ok(text) }
+    if text.len() < MAX_COMMAND_LINE {
+        return text;
+    }
+    boot.note(BootError::CommandLineTooLong);
+    &[]
 }
 
 #[cfg(test)]
@@ -148,11 +152,21 @@ mod tests {
         assert_eq!(error(&[(0, &[])]), BootError::NoMemoryMap);
         assert_eq!(error(&[(6, &map)]), BootError::Truncated("multiboot2 information"));
         assert_eq!(error(&[(6, &[0; 16]), (0, &[])]), BootError::Truncated("memory map"));
-        assert_eq!(
-            error(&[(3, &[0, 0, 0, 0, 0xff, 0, 0, 0, 0, 0, 0, 0]), (0, &[])]),
-            BootError::Truncated("module")
-        );
-        assert_eq!(error(&[(1, &[b'a'; 5000]), (0, &[])]), BootError::CommandLineTooLong);
+    }
+
+    #[test]
+    fn goes_on_without_what_is_broken() {
+        let map = map();
+        let problem = |tags: &[(u32, &[u8])]| {
+            let boot = parse(0x9000, &info(tags)).unwrap();
+            assert!(boot.memory.usable() > 0);
+            boot.problem
+        };
+        let bad_end = [0, 0, 0, 0, 0xff, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(problem(&[(3, &bad_end), (6, &map), (0, &[])]), Some(BootError::Truncated("module")));
+        let backwards = [0, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(problem(&[(3, &backwards), (6, &map), (0, &[])]), Some(BootError::Truncated("module")));
+        assert_eq!(problem(&[(1, &[b'a'; 5000]), (6, &map), (0, &[])]), Some(BootError::CommandLineTooLong));
     }
 
     #[test]

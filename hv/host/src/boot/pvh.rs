@@ -1,6 +1,6 @@
 //! The PVH start information (Xen public header `arch-x86/hvm/start_info.h`).
 
-use super::{BootError, BootInfo, Loader, MAX_COMMAND_LINE, MAX_MODULES, MemoryKind, Module};
+use super::{BootError, BootInfo, Loader, MAX_COMMAND_LINE, MAX_MODULES, MemoryKind};
 use crate::bytes::{u32_at, u64_at};
 use crate::physical::PhysicalMemory;
 
@@ -35,51 +35,51 @@ pub fn parse(address: u64, memory: &impl PhysicalMemory) -> Result<BootInfo, Boo
 
     let mut boot = BootInfo::new(Loader::Pvh);
     boot.rsdp = (rsdp != 0).then_some(rsdp);
-    boot.keep(address, START_INFO as u64)?;
-    boot.command_line = text(&mut boot, command_line, memory)?;
+    boot.keep(address, START_INFO as u64);
+    boot.command_line = text(&mut boot, command_line, memory);
 
     if map_entries == 0 || map == 0 {
         return Err(BootError::NoMemoryMap);
     }
     let cut = BootError::Truncated("memory map");
     let entries = map_entries.min(MAX_MAP_ENTRIES) * MAP_ENTRY;
-    boot.keep(map, entries as u64)?;
+    boot.keep(map, entries as u64);
     for entry in memory.bytes(map, entries).ok_or(cut)?.chunks_exact(MAP_ENTRY) {
         let (start, len) = (u64_at(entry, 0).ok_or(cut)?, u64_at(entry, 8).ok_or(cut)?);
         boot.memory.add(start, len, MemoryKind::from_e820(u32_at(entry, 16).ok_or(cut)?));
     }
     boot.memory.finish();
 
+    let len = modules.min(MAX_MODULES) * MODULE_ENTRY;
     if modules > MAX_MODULES {
-        return Err(BootError::TooManyModules);
+        boot.note(BootError::TooManyModules);
     }
-    if modules > 0 {
-        let cut = BootError::Truncated("module list");
-        boot.keep(module_list, (modules * MODULE_ENTRY) as u64)?;
-        for entry in memory.bytes(module_list, modules * MODULE_ENTRY).ok_or(cut)?.chunks_exact(MODULE_ENTRY)
-        {
-            let (start, len) = (u64_at(entry, 0).ok_or(cut)?, u64_at(entry, 8).ok_or(cut)?);
-            let len = usize::try_from(len).map_err(|_| cut)?;
-            let data = if len == 0 {
-                &[][..]
-            } else {
-                memory.bytes(start, len).ok_or(BootError::Truncated("module"))?
-            };
-            let command_line = text(&mut boot, u64_at(entry, 16).ok_or(cut)?, memory)?;
-            boot.modules.push(Module { data, command_line }).map_err(|_| BootError::TooManyModules)?;
+    let Some(list) = memory.bytes(module_list, len).filter(|_| len > 0) else {
+        if len > 0 {
+            boot.note(BootError::Truncated("module list"));
         }
+        return Ok(boot);
+    };
+    boot.keep(module_list, len as u64);
+    for entry in list.chunks_exact(MODULE_ENTRY) {
+        let field = |offset| u64_at(entry, offset).unwrap_or(0);
+        let command_line = text(&mut boot, field(16), memory);
+        boot.add_module(field(0), field(8), command_line, memory);
     }
     Ok(boot)
 }
 
-/// A command line, where `address` is not 0.
-fn text(boot: &mut BootInfo, address: u64, memory: &impl PhysicalMemory) -> Result<&'static [u8], BootError> {
+/// A command line; empty where `address` is 0 or the line cannot be taken.
+fn text(boot: &mut BootInfo, address: u64, memory: &impl PhysicalMemory) -> &'static [u8] {
     if address == 0 {
-        return Ok(&[]);
+        return &[];
     }
-    let text = memory.c_string(address, MAX_COMMAND_LINE).ok_or(BootError::CommandLineTooLong)?;
-    boot.keep(address, text.len() as u64 + 1)?;
-    Ok(text)
+    let Some(text) = memory.c_string(address, MAX_COMMAND_LINE) else {
+        boot.note(BootError::CommandLineTooLong);
+        return &[];
+    };
+    boot.keep(address, text.len() as u64 + 1);
+    text
 }
 
 #[cfg(test)]
@@ -135,9 +135,27 @@ mod tests {
         let error = |info| parse(0x1000, &pieces(info)).unwrap_err();
         assert_eq!(error(start_info(1, 0)), BootError::NoMemoryMap);
         assert_eq!(error(start_info(1, 3)), BootError::Truncated("memory map"));
-        assert_eq!(error(start_info(2, 2)), BootError::Truncated("module list"));
-        assert_eq!(error(start_info(17, 2)), BootError::TooManyModules);
         assert_eq!(error(vec![0; 56]), BootError::UnknownLoader);
         assert_eq!(error(vec![0; 8]), BootError::Truncated("PVH start information"));
+    }
+
+    #[test]
+    fn goes_on_without_what_is_broken() {
+        let problem = |memory: &Pieces| {
+            let boot = parse(0x1000, memory).unwrap();
+            assert!(boot.memory.usable() > 0);
+            (boot.problem, boot.modules.len(), boot.command_line)
+        };
+        let full = &b"-m 64"[..];
+        assert_eq!(problem(&pieces(start_info(1, 2))), (None, 1, full));
+        let cut = Some(BootError::Truncated("module list"));
+        assert_eq!(problem(&pieces(start_info(2, 2))), (cut, 0, full));
+        assert_eq!(problem(&pieces(start_info(17, 2))), (Some(BootError::TooManyModules), 0, full));
+        let mut long = pieces(start_info(1, 2));
+        long.0[2].1 = leak(vec![b'a'; MAX_COMMAND_LINE]);
+        assert_eq!(problem(&long), (Some(BootError::CommandLineTooLong), 1, &b""[..]));
+        let mut short = pieces(start_info(1, 2));
+        short.0[5].1 = b"dat";
+        assert_eq!(problem(&short), (Some(BootError::Truncated("module")), 0, full));
     }
 }
