@@ -331,6 +331,13 @@ pub fn decode(bytes: &[u8], mode: CpuMode) -> Result<Instruction, DecodeError> {
         _ => has_modrm = row_bit(&ONE_BYTE_MODRM, opcode),
     }
     instruction.opcode = opcode;
+    // EXTRQ and INSERTQ, which share an opcode with VMREAD, have two immediate bytes (APM vol. 4).
+    if instruction.map == OpcodeMap::Two
+        && opcode == 0x78
+        && (instruction.operand_prefix || instruction.repeat == Repeat::NotEqual)
+    {
+        trailing = 2;
+    }
 
     if has_modrm {
         let modrm = reader.byte()?;
