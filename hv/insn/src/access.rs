@@ -21,18 +21,28 @@ pub(crate) struct Place {
     size: u8,
 }
 
+impl Place {
+    /// `size` bytes in one piece.
+    pub fn whole(address: u64, size: u8) -> Self {
+        Self { first: address, second: 0, split: size, size }
+    }
+}
+
 /// A processor at one instruction, and the memory that it sees.
 pub(crate) struct Context<'a, C, M> {
     pub cpu: &'a mut C,
     pub memory: &'a M,
     pub paging: Paging,
     pub mode: CpuMode,
+    /// Guest-physical address of a data access that the processor has translated and found allowed, where it said
+    /// so: taken instead of a walk by the one access that it can belong to.
+    pub translated: Option<u64>,
 }
 
 impl<'a, C: VcpuState, M: GuestMemory> Context<'a, C, M> {
     pub fn new(cpu: &'a mut C, memory: &'a M) -> Self {
         let (paging, mode) = (Paging::of(cpu), cpu.mode());
-        Self { cpu, memory, paging, mode }
+        Self { cpu, memory, paging, mode, translated: None }
     }
 
     pub fn long(&self) -> bool {

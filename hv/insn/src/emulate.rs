@@ -1,7 +1,7 @@
 //! The instructions that touch MMIO, carried out on the processor's state.
 
 use monovisor_arch::state::bits::{RFLAGS_CF, RFLAGS_OF, RFLAGS_PF, RFLAGS_SF, RFLAGS_ZF};
-use monovisor_arch::{CpuMode, Gpr, GuestMemory, InstructionBytes, SegmentName, VcpuState};
+use monovisor_arch::{CpuMode, Gpr, GuestMemory, InstructionBytes, MemoryExit, SegmentName, VcpuState};
 
 use crate::access::{Context, Place, mask};
 use crate::alu::{self, Operation};
@@ -23,8 +23,22 @@ pub fn emulate(
 ) -> Result<(), Outcome> {
     let context = Context::new(cpu, memory);
     let instruction = fetch::fetch(&context, bytes)?;
-    let mut emulator = Emulator { context, bus, instruction };
-    emulator.run()
+    Emulator { context, bus, instruction }.run()
+}
+
+/// The same for an exit whose guest-physical address is known, which saves a walk of the guest's tables.
+pub fn emulate_access(
+    cpu: &mut impl VcpuState,
+    memory: &impl GuestMemory,
+    bus: &mut impl Bus,
+    exit: &MemoryExit,
+) -> Result<(), Outcome> {
+    let mut context = Context::new(cpu, memory);
+    if !exit.table_walk {
+        context.translated = Some(exit.address);
+    }
+    let instruction = fetch::fetch(&context, Some(exit.instruction))?;
+    Emulator { context, bus, instruction }.run()
 }
 
 /// An operand that ModRM names.
@@ -382,6 +396,7 @@ impl<C: VcpuState, M: GuestMemory, B: Bus> Emulator<'_, C, M, B> {
     }
 
     fn push(&mut self) -> Result<(), Outcome> {
+        self.context.translated = None;
         let (slot, width) = (self.slot(), self.stack_size());
         let value = self.read_rm(slot)?;
         let top = self.context.cpu.gpr(Gpr::Rsp).wrapping_sub(u64::from(slot)) & mask(width);
@@ -393,6 +408,7 @@ impl<C: VcpuState, M: GuestMemory, B: Bus> Emulator<'_, C, M, B> {
     }
 
     fn pop(&mut self) -> Result<(), Outcome> {
+        self.context.translated = None;
         let (slot, width) = (self.slot(), self.stack_size());
         let top = self.context.cpu.gpr(Gpr::Rsp) & mask(width);
         let linear = self.context.linear(SegmentName::Ss, top, u64::from(slot), Intent::Read)?;
@@ -431,6 +447,14 @@ impl<C: VcpuState, M: GuestMemory, B: Bus> Emulator<'_, C, M, B> {
         };
         let offset = self.offset(&operand);
         let linear = self.context.linear(self.instruction.data_segment(), offset, u64::from(size), intent)?;
+        // The exit's address is this operand's if the page offsets agree and there is no second page. (PUSH and POP, which
+        // have a second operand, forget it first.)
+        if let Some(address) = self.context.translated
+            && (address ^ linear) & 0xfff == 0
+            && (linear & 0xfff) + u64::from(size) <= 0x1000
+        {
+            return Ok(Operand::Memory(Place::whole(address, size)));
+        }
         Ok(Operand::Memory(self.context.place(linear, size, intent)?))
     }
 

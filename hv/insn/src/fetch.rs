@@ -4,7 +4,8 @@ use monovisor_arch::{Event, GuestMemory, InstructionBytes, SegmentName, VcpuStat
 
 use crate::access::Context;
 use crate::decode::{DecodeError, Instruction, MAX_LENGTH, decode};
-use crate::{Intent, Outcome, Paging};
+use crate::walk::{fetched, four_level};
+use crate::{Intent, Outcome};
 
 /// An instruction that makes a processor exit and that has one usual encoding, without prefixes.
 ///
@@ -13,6 +14,8 @@ use crate::{Intent, Outcome, Paging};
 pub struct Encoding {
     /// The bytes, little-endian.
     word: u32,
+    /// Which of the four bytes count.
+    mask: u32,
     /// How many of them: 1 to 4.
     length: u8,
 }
@@ -33,7 +36,7 @@ impl Encoding {
     pub const WBINVD: Self = Self::new(0x090f, 2);
 
     const fn new(word: u32, length: u8) -> Self {
-        Self { word, length }
+        Self { word, mask: u32::MAX >> (32 - 8 * length as u32), length }
     }
 }
 
@@ -46,22 +49,21 @@ pub fn next_rip(
     memory: &impl GuestMemory,
     usual: Encoding,
 ) -> Result<u64, Outcome> {
-    let paging = Paging::of(cpu);
     let rip = cpu.rip();
-    let cs = cpu.segment(SegmentName::Cs);
-    // CS has no base in 64-bit mode; elsewhere linear addresses have 32 bits.
-    let long = paging.long() && cs.long();
-    let linear = if long { rip } else { cs.base.wrapping_add(rip) & 0xffff_ffff };
-    if linear & 0xfff <= 0xffc
-        && let Ok(address) = paging.translate(memory, linear, Intent::Fetch)
+    let control = cpu.control();
+    // 64-bit code under 4-level paging, not in the last bytes of a page.
+    if four_level(&control)
+        && cpu.segment(SegmentName::Cs).long()
+        && rip & 0xfff <= 0xffc
+        && let Some(address) = fetched(control.cr3, memory, rip)
         && let Ok(word) = memory.read_u32(address)
-        && word & (u32::MAX >> (32 - 8 * u32::from(usual.length))) == usual.word
+        && word & usual.mask == usual.word
     {
-        let next = rip.wrapping_add(u64::from(usual.length));
-        return Ok(if long { next } else { next & 0xffff_ffff });
+        return Ok(rip.wrapping_add(u64::from(usual.length)));
     }
-    let next = rip.wrapping_add(u64::from(instruction_length(cpu, memory)?));
-    Ok(if long { next } else { next & 0xffff_ffff })
+    let context = Context::new(cpu, memory);
+    let next = rip.wrapping_add(u64::from(fetch(&context, None)?.length));
+    Ok(if context.long() { next } else { next & 0xffff_ffff })
 }
 
 /// Length in bytes of the instruction at the guest's RIP.
@@ -123,7 +125,13 @@ fn read_code<C: VcpuState, M: GuestMemory>(
     linear: u64,
     buffer: &mut [u8],
 ) -> Result<(), Outcome> {
-    let address =
-        context.paging.translate(context.memory, linear, Intent::Fetch).map_err(Outcome::page_fault)?;
+    let quick =
+        if context.paging.four_level() { fetched(context.paging.cr3, context.memory, linear) } else { None };
+    let address = match quick {
+        Some(address) => address,
+        None => {
+            context.paging.walk(context.memory, linear, Intent::Fetch, true).map_err(Outcome::page_fault)?
+        }
+    };
     context.memory.read(address, buffer).map_err(|_| Outcome::CodeOutsideRam { address })
 }

@@ -31,7 +31,7 @@ use monovisor_arch::{Event, GuestMemory, VcpuState};
 pub use decode::{
     DecodeError, Instruction, MAX_LENGTH, MemoryOperand, OpcodeMap, Repeat, decode as decode_instruction,
 };
-pub use emulate::emulate;
+pub use emulate::{emulate, emulate_access};
 pub use fetch::{Encoding, instruction, instruction_length, next_rip};
 pub use string::ITERATIONS;
 pub use string_io::{CHUNK, Ports, string_io};

@@ -6,7 +6,7 @@
 //! from memory each time, as AMD processors do).
 
 use monovisor_arch::state::bits;
-use monovisor_arch::{Event, GuestMemory, VcpuState, vector};
+use monovisor_arch::{Control, Event, GuestMemory, VcpuState, vector};
 
 /// What an access wants to do with a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,72 +57,105 @@ const NX: u64 = 1 << 63;
 /// Address bits of an entry of 8 bytes: 51:12.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
+/// Which tables there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tables {
+    /// No paging.
+    Off,
+    /// 32-bit paging.
+    Two,
+    /// PAE paging.
+    Three,
+    /// 4-level paging.
+    Four,
+    /// 5-level paging.
+    Five,
+}
+
 /// The translation rules in force on one processor: a snapshot of CR0, CR3, CR4, EFER, AC and CPL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paging {
-    cr0: u64,
-    cr3: u64,
+    pub(crate) cr3: u64,
     cr4: u64,
-    efer: u64,
+    /// Bits that are 0 in every present entry of 8 bytes.
+    reserved: u64,
+    tables: Tables,
+    /// CR0.WP.
+    protect: bool,
+    /// EFER.NXE.
+    no_execute: bool,
     /// RFLAGS.AC: SMAP lets explicit accesses pass.
     ac: bool,
     /// Accesses are user-mode ones (CPL 3).
     user: bool,
-    /// MAXPHYADDR: entry bits from here to 51 are reserved.
+    /// MAXPHYADDR.
     physical_bits: u8,
 }
 
 impl Paging {
     /// The rules for explicit accesses by the code that `cpu` runs now.
+    #[inline]
     pub fn of(cpu: &impl VcpuState) -> Self {
         let control = cpu.control();
-        let mut paging = Self {
-            cr0: control.cr0,
+        let tables = if control.cr0 & bits::CR0_PG == 0 {
+            Tables::Off
+        } else if control.efer & bits::EFER_LMA != 0 {
+            if control.cr4 & bits::CR4_LA57 != 0 { Tables::Five } else { Tables::Four }
+        } else if control.cr4 & bits::CR4_PAE != 0 {
+            Tables::Three
+        } else {
+            Tables::Two
+        };
+        let no_execute = control.efer & bits::EFER_NXE != 0;
+        let user = tables != Tables::Off && cpu.cpl() == 3;
+        // AC matters to supervisor accesses under SMAP only; reading RFLAGS costs a VMREAD on VMX.
+        let ac = !user && control.cr4 & bits::CR4_SMAP != 0 && cpu.rflags() & bits::RFLAGS_AC != 0;
+        Self {
             cr3: control.cr3,
             cr4: control.cr4,
-            efer: control.efer,
-            ac: false,
-            user: false,
+            reserved: if no_execute { 0 } else { NX },
+            tables,
+            protect: control.cr0 & bits::CR0_WP != 0,
+            no_execute,
+            ac,
+            user,
             physical_bits: 52,
-        };
-        if paging.enabled() {
-            paging.user = cpu.cpl() == 3;
-            // AC matters to supervisor accesses under SMAP only; reading RFLAGS costs a VMREAD on VMX.
-            paging.ac = !paging.user && paging.smap() && cpu.rflags() & bits::RFLAGS_AC != 0;
         }
-        paging
     }
 
     /// The same with the guest's MAXPHYADDR (36 to 52), so that the address bits above it count as reserved.
     pub const fn with_physical_bits(mut self, bits: u8) -> Self {
         self.physical_bits = if bits > 52 { 52 } else { bits };
+        self.reserved = (self.reserved & NX) | (ADDRESS & !((1u64 << self.physical_bits) - 1));
         self
+    }
+
+    /// The tables are those of 4-level paging.
+    pub(crate) const fn four_level(&self) -> bool {
+        matches!(self.tables, Tables::Four)
     }
 
     /// CR0.PG.
     pub const fn enabled(&self) -> bool {
-        self.cr0 & bits::CR0_PG != 0
+        !matches!(self.tables, Tables::Off)
     }
 
-    /// EFER.LMA: entries have 4 or 5 levels, and linear addresses 64 bits.
+    /// Linear addresses have 64 bits.
     pub const fn long(&self) -> bool {
-        self.efer & bits::EFER_LMA != 0
+        matches!(self.tables, Tables::Four | Tables::Five)
     }
 
     const fn smap(&self) -> bool {
         self.cr4 & bits::CR4_SMAP != 0
     }
 
-    const fn no_execute(&self) -> bool {
-        self.efer & bits::EFER_NXE != 0
-    }
-
     /// `linear` is canonical for the paging mode (SDM vol. 1, 3.3.7.1). Outside IA-32e mode every address is.
     pub const fn canonical(&self, linear: u64) -> bool {
-        if !self.long() {
-            return true;
-        }
-        let unused = if self.cr4 & bits::CR4_LA57 != 0 { 64 - 57 } else { 64 - 48 };
+        let unused = match self.tables {
+            Tables::Five => 64 - 57,
+            Tables::Four => 64 - 48,
+            _ => return true,
+        };
         ((linear << unused) as i64 >> unused) as u64 == linear
     }
 
@@ -138,13 +171,59 @@ impl Paging {
         linear: u64,
         intent: Intent,
     ) -> Result<u64, PageFault> {
-        if !self.enabled() {
-            return Ok(linear & 0xffff_ffff);
+        if self.four_level()
+            && let Some(address) = self.walk_four(memory, linear, intent)
+        {
+            return Ok(address);
         }
-        if self.long() || self.cr4 & bits::CR4_PAE != 0 {
-            self.walk_wide(memory, linear, intent, true)
-        } else {
-            self.walk_narrow(memory, linear as u32, intent, true)
+        self.walk(memory, linear, intent, true)
+    }
+
+    /// The usual case: 4-level paging, everything present, allowed and marked already. Whatever is not so is left to
+    /// [`Self::walk`], which starts again.
+    #[inline(always)]
+    fn walk_four(&self, memory: &impl GuestMemory, linear: u64, intent: Intent) -> Option<u64> {
+        let mut entry = memory.read_u64(self.cr3 & ADDRESS | linear >> 36 & 0xff8).ok()?;
+        if entry & (P | PS) != P {
+            return None;
+        }
+        let (mut all, mut any) = (entry, entry);
+        let mut shift = 39;
+        loop {
+            shift -= 9;
+            entry = memory.read_u64(entry & ADDRESS | linear >> shift << 3 & 0xff8).ok()?;
+            all &= entry;
+            any |= entry;
+            if shift == 12 || entry & PS != 0 {
+                break;
+            }
+            if entry & P == 0 {
+                return None;
+            }
+        }
+        let offset = (1u64 << shift) - 1;
+        let marked = if intent == Intent::Write { P | A | (entry & D ^ D) } else { P | A };
+        let large = if shift == 12 { 0 } else { offset & !0x1fff };
+        if all & marked != marked || any & self.reserved != 0 || entry & large != 0 {
+            return None;
+        }
+        let rights = all & (US | RW) | any & NX;
+        self.allowed(rights, intent).then_some(entry & ADDRESS & !offset | linear & offset)
+    }
+
+    /// [`Self::translate`] without the short cut; without accessed and dirty bits unless `mark` says so.
+    #[inline(never)]
+    pub(crate) fn walk(
+        &self,
+        memory: &impl GuestMemory,
+        linear: u64,
+        intent: Intent,
+        mark: bool,
+    ) -> Result<u64, PageFault> {
+        match self.tables {
+            Tables::Off => Ok(linear & 0xffff_ffff),
+            Tables::Two => self.walk_narrow(memory, linear as u32, intent, mark),
+            _ => self.walk_wide(memory, linear, intent, mark),
         }
     }
 
@@ -154,17 +233,9 @@ impl Paging {
         if !self.canonical(linear) {
             return None;
         }
-        if !self.enabled() {
-            return Some(linear & 0xffff_ffff);
-        }
         // A supervisor's read is always allowed once SMAP is off.
         let all = Self { user: false, cr4: self.cr4 & !bits::CR4_SMAP, ..*self };
-        let result = if self.long() || self.cr4 & bits::CR4_PAE != 0 {
-            all.walk_wide(memory, linear, Intent::Read, false)
-        } else {
-            all.walk_narrow(memory, linear as u32, Intent::Read, false)
-        };
-        result.ok()
+        all.walk(memory, linear, Intent::Read, false).ok()
     }
 
     #[cold]
@@ -176,8 +247,8 @@ impl Paging {
         if self.user {
             error_code |= PageFault::USER;
         }
-        let wide = self.long() || self.cr4 & bits::CR4_PAE != 0;
-        if intent == Intent::Fetch && (self.cr4 & bits::CR4_SMEP != 0 || (wide && self.no_execute())) {
+        let wide = self.tables != Tables::Two;
+        if intent == Intent::Fetch && (self.cr4 & bits::CR4_SMEP != 0 || (wide && self.no_execute)) {
             error_code |= PageFault::FETCH;
         }
         PageFault { error_code, cr2: linear }
@@ -200,7 +271,7 @@ impl Paging {
             Intent::Fetch => rights & NX == 0 && !(user_page && self.cr4 & bits::CR4_SMEP != 0),
             _ if user_page && self.smap() && !self.ac => false,
             Intent::Read => true,
-            Intent::Write => rights & RW != 0 || self.cr0 & bits::CR0_WP == 0,
+            Intent::Write => rights & RW != 0 || !self.protect,
         }
     }
 
@@ -215,15 +286,11 @@ impl Paging {
     ) -> Result<u64, PageFault> {
         let long = self.long();
         let linear = if long { linear } else { linear & 0xffff_ffff };
-        let mut reserved = ADDRESS & !((1u64 << self.physical_bits) - 1);
-        if !self.no_execute() {
-            reserved |= NX;
-        }
-        let (mut shift, mut table) = match (long, self.cr4 & bits::CR4_LA57 != 0) {
-            (true, false) => (39, self.cr3 & ADDRESS),
-            (true, true) => (48, self.cr3 & ADDRESS),
+        let (mut shift, mut table) = match self.tables {
+            Tables::Four => (39, self.cr3 & ADDRESS),
+            Tables::Five => (48, self.cr3 & ADDRESS),
             // CR3 bits 31:5 hold the table of four PDPTEs (SDM vol. 3, table 4-7).
-            (false, _) => (30, self.cr3 & 0xffff_ffe0),
+            _ => (30, self.cr3 & 0xffff_ffe0),
         };
         let mut rights = US | RW;
         // Where the entries lie, so that accessed bits are set only once the access is known to be good: the
@@ -238,7 +305,7 @@ impl Paging {
                 return Err(self.fault(linear, intent, 0));
             }
             let pdpte = !long && shift == 30;
-            let mut forbidden = reserved;
+            let mut forbidden = self.reserved;
             if !long {
                 // PAE: bits 62:52 too; a PDPTE has neither rights nor NX (SDM vol. 3, table 4-8).
                 forbidden |= if pdpte { 0xfff0_0000_0000_01e6 } else { 0x7ff0_0000_0000_0000 };
@@ -339,4 +406,36 @@ fn set_accessed(memory: &impl GuestMemory, trail: &[u64; 5], dirty: Option<u64>)
     if let Some(address) = dirty {
         let _ = memory.set_bits_u64(address, A | D);
     }
+}
+
+/// Translates the address of code that the processor has just fetched from there, under 4-level paging: it was mapped
+/// and allowed, so only the way through the tables is left to find. `None` where that is not so (any more):
+/// [`Paging::translate`] has the answer then.
+#[inline(always)]
+pub(crate) fn fetched(cr3: u64, memory: &impl GuestMemory, linear: u64) -> Option<u64> {
+    // Unrolled by hand: with constant shifts this is half of what a loop takes.
+    let pml4e = entry_at::<39>(cr3, memory, linear)?;
+    let pdpte = entry_at::<30>(pml4e, memory, linear)?;
+    if pdpte & PS != 0 {
+        return Some(pdpte & 0x000f_ffff_c000_0000 | linear & 0x3fff_ffff);
+    }
+    let pde = entry_at::<21>(pdpte, memory, linear)?;
+    if pde & PS != 0 {
+        return Some(pde & 0x000f_ffff_ffe0_0000 | linear & 0x1f_ffff);
+    }
+    let pte = entry_at::<12>(pde, memory, linear)?;
+    Some(pte & ADDRESS | linear & 0xfff)
+}
+
+/// The present entry for `linear` in the table that `parent` points to.
+#[inline(always)]
+fn entry_at<const SHIFT: u32>(parent: u64, memory: &impl GuestMemory, linear: u64) -> Option<u64> {
+    let entry = memory.read_u64(parent & ADDRESS | linear >> (SHIFT - 3) & 0xff8).ok()?;
+    (entry & P != 0).then_some(entry)
+}
+
+/// The processor uses 4-level paging.
+#[inline(always)]
+pub(crate) fn four_level(control: &Control) -> bool {
+    control.cr0 & bits::CR0_PG != 0 && control.efer & bits::EFER_LMA != 0 && control.cr4 & bits::CR4_LA57 == 0
 }

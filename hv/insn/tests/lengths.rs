@@ -26,10 +26,10 @@ fn reference(bytes: &[u8], mode: CpuMode) -> Option<(usize, String)> {
 
 fn check(bytes: &[u8], mode: CpuMode) -> Result<(), String> {
     let ours = decode_instruction(bytes, mode);
-    // yaxpeax has 32-bit offsets for near branches with a 66 prefix in 32-bit code; the processor has 16-bit ones
-    // (SDM vol. 2, CALL, JMP, Jcc).
+    // yaxpeax lets near branches outside 64-bit mode ignore a 66 prefix; the processor does not: 66 makes their offsets
+    // 16 bits in 32-bit code and 32 bits in 16-bit code (SDM vol. 2, CALL, JMP, Jcc).
     if let Ok(instruction) = ours
-        && mode == CpuMode::Protected32
+        && mode != CpuMode::Long64
         && instruction.operand_prefix
         && matches!(
             (instruction.map, instruction.opcode),
@@ -77,7 +77,7 @@ fn every_opcode_with_every_modrm_has_the_right_length() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5_000, ..ProptestConfig::default() })]
 
     #[test]
     fn junk_never_panics_and_lengths_hold(bytes in prop::collection::vec(any::<u8>(), 0..20)) {
