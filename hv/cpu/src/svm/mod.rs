@@ -22,6 +22,8 @@ mod exit;
 mod features;
 mod state;
 mod switch;
+#[cfg(test)]
+mod tests;
 mod vcpu;
 mod vmcb;
 mod window;
@@ -180,7 +182,7 @@ pub struct Svm {
     nmi_window: bool,
     tpr_threshold: u8,
     step: Option<Step>,
-    /// The last entry was refused, or an instruction was without a rule that says why.
+    /// The last entry, or an instruction, was refused without a rule that says why.
     unexplained: bool,
     /// Drop the guest's translations at the next entry.
     flush: bool,
@@ -201,7 +203,16 @@ impl Svm {
     pub unsafe fn new(memory: &'static mut SvmMemory, root: u64) -> Result<Self, SvmError> {
         let features = Features::read();
         features::enable(&features, core::ptr::from_ref(&memory.host_save) as u64)?;
-        let mut svm = Self {
+        let mut svm = Self::assemble(memory, features);
+        svm.set_up(root);
+        svm.set_up_host();
+        svm.reset();
+        Ok(svm)
+    }
+
+    /// All but what needs the hardware.
+    fn assemble(memory: &'static mut SvmMemory, features: Features) -> Self {
+        Self {
             memory,
             features,
             queue: EventQueue::new(),
@@ -216,10 +227,7 @@ impl Svm {
             touched: false,
             attention: false,
             cleanup: false,
-        };
-        svm.set_up(root);
-        svm.reset();
-        Ok(svm)
+        }
     }
 
     /// Gives the virtual processor up and switches SVM off for this processor.
@@ -284,12 +292,16 @@ impl Svm {
         }
         control.nested_control = NESTED_PAGING;
         control.nested_cr3 = nested_root;
-        memory.xstate.init();
         memory.context.guest = &raw mut memory.vmcb as u64;
         memory.context.host = &raw mut memory.host as u64;
         memory.context.xstate = &raw mut memory.xstate as u64;
+    }
+
+    /// Turns XSAVE on and keeps the host's half of what VMLOAD and VMSAVE switch.
+    fn set_up_host(&mut self) {
+        self.memory.xstate.init();
         // SAFETY: SVM is enabled, and `host` is a page of our own, physically addressed by its address. What VMSAVE
         // stores (FS, GS, TR, LDTR, SYSENTER and SYSCALL MSRs) the host does not change afterwards.
-        unsafe { asm!("vmsave rax", in("rax") memory.context.host, options(nostack)) };
+        unsafe { asm!("vmsave rax", in("rax") self.memory.context.host, options(nostack)) };
     }
 }

@@ -10,6 +10,7 @@
 //! (PRED_CMD bit 0, before its first entry). Returns in the host after an exit are predicted from a return stack
 //! that the guest has used; chips that need it stuffed (or AutoIBRS set) need that right behind VMSAVE.
 
+use core::arch::asm;
 use core::mem::offset_of;
 
 use crate::xstate;
@@ -30,19 +31,36 @@ pub struct Context {
 /// Runs the guest until its next exit.
 ///
 /// # Safety
+/// As for [`switch`].
+#[inline]
+pub unsafe fn enter(context: *mut Context) {
+    // SAFETY: the caller's promise. RBX, RBP and RDI are kept, all other registers named.
+    unsafe {
+        asm!(
+            "call {switch}",
+            switch = sym switch,
+            in("rdi") context,
+            out("r12") _,
+            out("r13") _,
+            out("r14") _,
+            out("r15") _,
+            clobber_abi("sysv64"),
+        );
+    }
+}
+
+/// The switch itself. Keeps RBX, RBP, RSP and RDI only.
+///
+/// # Safety
 /// - SVM is enabled on this processor and VM_HSAVE_PA set; IF is clear and GIF is set.
-/// - `context` points to a valid [`Context`], whose VMCBs and extended state are valid, physically addressed by the
+/// - RDI points to a valid [`Context`], whose VMCBs and extended state are valid, physically addressed by the
 ///   same numbers and borrowed by nobody else; VMSAVE has filled `host` on this processor.
 /// - The guest's VMCB intercepts what the host needs, and its nested page tables map only what the guest may have.
 #[unsafe(naked)]
-pub unsafe extern "sysv64" fn enter(context: *mut Context) {
+unsafe extern "sysv64" fn switch() {
     core::arch::naked_asm!(
         "push rbx",
         "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
         "push rdi",
         "mov rbx, rdi",
         "clgi",
@@ -91,10 +109,6 @@ pub unsafe extern "sysv64" fn enter(context: *mut Context) {
         "cli",
         "stgi",
         "pop rdi",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
         "pop rbp",
         "pop rbx",
         "ret",
