@@ -6,6 +6,7 @@
 
 pub mod board;
 pub mod bridge;
+pub mod budget;
 pub mod build;
 pub mod cpio;
 pub mod emulator;
@@ -21,4 +22,6 @@ pub mod pull;
 pub mod qmp;
 pub mod run;
 pub mod setup;
+pub mod size;
+pub mod stack;
 pub mod terminal;

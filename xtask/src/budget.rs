@@ -1,0 +1,24 @@
+//! What an image may cost. `cargo xtask size` compares, and what is over its budget fails the build.
+
+use crate::board::Board;
+
+/// Limits of one board's image.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Code, constants and initialised data: what is in the file and loaded, in bytes.
+    pub image: u64,
+    /// Zero-initialised memory: stacks, buffers, tables, in bytes.
+    pub zeroed: u64,
+    /// All RAM that Monovisor takes besides guest RAM and store: both of the above and what is carved at boot, in bytes.
+    pub host_ram: u64,
+    /// The deepest chain of calls on the main stack, in bytes.
+    pub stack: u64,
+}
+
+/// The main stack's symbol.
+pub const MAIN_STACK: &str = "monovisor_stack_main";
+
+/// The budget of a board. They share their code, and so their limits.
+pub const fn of(_board: Board) -> Budget {
+    Budget { image: 384 << 10, zeroed: 2 << 20, host_ram: 4 << 20, stack: 56 << 10 }
+}
