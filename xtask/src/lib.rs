@@ -25,3 +25,4 @@ pub mod setup;
 pub mod size;
 pub mod stack;
 pub mod terminal;
+pub mod test;

@@ -152,6 +152,35 @@ pub fn output(command: &mut Command, name: &str, limit: Duration) -> Result<Outp
     }
 }
 
+/// Runs a command to its end, within `limit`; each line of its standard output is shown and handed to `each`.
+pub fn tee(
+    command: &mut Command,
+    name: &str,
+    limit: Duration,
+    mut each: impl FnMut(&str),
+) -> Result<ExitStatus> {
+    use std::io::BufRead;
+    let mut child = Supervised::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()), name)?;
+    let out = child.child.stdout.take();
+    let (lines, taken) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in out.into_iter().flat_map(|out| std::io::BufReader::new(out).lines()) {
+            if line.map(|line| lines.send(line)).is_err() {
+                return;
+            }
+        }
+    });
+    let end = Instant::now() + limit;
+    while let Ok(line) = taken.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        println!("{line}");
+        each(&line);
+    }
+    let status = child.wait_for(end.saturating_duration_since(Instant::now()).max(Duration::from_secs(1)))?;
+    child.kill();
+    let _ = reader.join();
+    status.with_context(|| format!("{name} took longer than {} s and was ended", limit.as_secs()))
+}
+
 /// Like [`output`], but a failure is an error that shows what the command printed; returns standard output.
 pub fn capture(command: &mut Command, name: &str, limit: Duration) -> Result<String> {
     let output = output(command, name, limit)?;
