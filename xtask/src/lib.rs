@@ -4,6 +4,7 @@
 //! emulators, the QMP bridge and client.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod board;
 pub mod bridge;
 pub mod budget;

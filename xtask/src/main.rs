@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::{image, process, pull, qmp, run, setup, size, test};
+use xtask::{bench, image, process, pull, qmp, run, setup, size, test};
 
 /// Build, run, test and measure Monovisor, a bare-metal hypervisor managed by QMP.
 #[derive(Parser, Debug)]
@@ -41,6 +41,8 @@ Examples:
     Image(image::Options),
     /// Run all tests, or a part of them; ends with a line `N passed, N failed`
     Test(test::Options),
+    /// Measure speed and size under QEMU, in instructions, against what must be reached
+    Bench(bench::Options),
     /// Measure the images against their budgets, and check that nothing in them can allocate
     Size(size::Options),
     /// Fetch a file of the rig's store, e.g. what memsave wrote
@@ -67,6 +69,7 @@ fn go(cli: Cli) -> Result<u8> {
         Subcommands::Image(options) => image::main(options).map(|()| 0),
         Subcommands::Size(options) => size::main(options).map(|()| 0),
         Subcommands::Test(options) => test::main(options),
+        Subcommands::Bench(options) => bench::main(options),
         Subcommands::Pull(options) => pull::main(options).map(|()| 0),
     }
 }
