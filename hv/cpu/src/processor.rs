@@ -33,6 +33,9 @@ pub trait Processor: Vcpu + Sized {
     /// Largest page that second-level tables may use on this processor.
     fn largest_page() -> PageSize;
 
+    /// The guest may run INVPCID where CPUID has it, and RDTSCP and RDPID likewise.
+    fn invpcid_and_rdtscp() -> (bool, bool);
+
     /// Switches virtualisation on for the physical processor this runs on and makes a virtual processor in its state
     /// after power-up.
     ///
@@ -57,6 +60,11 @@ impl Processor for Svm {
 
     fn largest_page() -> PageSize {
         crate::svm::Features::read().largest_page
+    }
+
+    fn invpcid_and_rdtscp() -> (bool, bool) {
+        // SVM intercepts them only on request.
+        (true, true)
     }
 
     unsafe fn new(memory: &'static mut SvmMemory, settings: &Settings) -> Result<Self, SvmError> {
@@ -104,6 +112,15 @@ impl Processor for Vmx {
             (_, true) => PageSize::Size2M,
             _ => PageSize::Size4K,
         }
+    }
+
+    fn invpcid_and_rdtscp() -> (bool, bool) {
+        /// Secondary controls, allowed to be 1 in the upper half of their MSR.
+        const RDTSCP: u64 = 1 << (32 + 3);
+        const INVPCID: u64 = 1 << (32 + 12);
+        // SAFETY: as in `largest_page`.
+        let facts = unsafe { vmx::Facts::read() };
+        (facts.secondary & INVPCID != 0, facts.secondary & RDTSCP != 0)
     }
 
     unsafe fn new(memory: &'static mut VmxMemory, settings: &Settings) -> Result<Self, EnableError> {

@@ -121,6 +121,12 @@ impl Acpi {
         self.sleep.take()
     }
 
+    /// [`Self::take_sleep`] has something.
+    #[inline]
+    pub const fn has_sleep(&self) -> bool {
+        self.sleep.is_some()
+    }
+
     /// Guest software has switched to ACPI mode.
     pub fn enabled(&self) -> bool {
         self.control & pm1::SCI_ENABLE != 0

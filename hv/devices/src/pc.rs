@@ -220,6 +220,12 @@ impl Pc {
         self.apics.get(vcpu)?.pending()
     }
 
+    /// Nothing waits for `vcpu`, whatever its task priority.
+    #[inline]
+    pub fn quiet(&self, vcpu: usize) -> bool {
+        !self.pic_output && self.apics.get(vcpu).is_none_or(|apic| apic.highest_request().is_none())
+    }
+
     /// `vcpu` takes its interrupt: the acknowledge cycle. With none pending that is a spurious vector.
     pub fn acknowledge(&mut self, vcpu: usize) -> u8 {
         if self.external_for(vcpu) {
@@ -407,6 +413,12 @@ impl Pc {
     pub fn power_button(&mut self) {
         self.acpi.power_button();
         self.set_line(SCI_IRQ, Driver::PowerManagement, self.acpi.interrupt());
+    }
+
+    /// [`Pc::take_request`] has something.
+    #[inline]
+    pub fn has_request(&self) -> bool {
+        self.reset_request.is_some() || self.debug_exit.is_some() || self.acpi.has_sleep() || self.rtc.has_change()
     }
 
     /// What the guest asks of the machine, in the order of weight.

@@ -88,6 +88,12 @@ impl Rtc {
         core::mem::take(&mut self.changed).then(|| self.offset.div_euclid(SECOND as i64))
     }
 
+    /// [`Self::take_change`] has something.
+    #[inline]
+    pub const fn has_change(&self) -> bool {
+        self.changed
+    }
+
     /// Stores a byte of the memory behind the clock; for what firmware leaves there.
     pub fn set_memory(&mut self, index: u8, value: u8) {
         if index > D

@@ -146,6 +146,13 @@ pub fn carve_slice(len: u64, align: u64) -> Option<&'static mut [u8]> {
     Some(unsafe { core::slice::from_raw_parts_mut(range.start as usize as *mut u8, len as usize) })
 }
 
+/// Carves `len` bytes and gives them as they are: whatever was there can be read from the slice.
+pub fn carve_slice_dirty(len: u64, align: u64) -> Option<&'static mut [u8]> {
+    let range = carve(len, align)?;
+    // SAFETY: as in `carve_slice`; every byte of RAM holds some value.
+    Some(unsafe { core::slice::from_raw_parts_mut(range.start as usize as *mut u8, len as usize) })
+}
+
 /// Zeroes a carved range, with the widest stores that the processor has.
 ///
 /// The range must come from [`carve`]: nothing else may refer to it.
