@@ -3,7 +3,7 @@
 #![cfg_attr(image, no_main)]
 
 use monovisor_host::uart::UartConfig;
-use monovisor_host::{Board, BootInfo, PowerOff};
+use monovisor_host::{Board, PowerOff};
 
 monovisor_host::entry!(
     Board {
@@ -16,38 +16,5 @@ monovisor_host::entry!(
         exit_port: None,
         off_on_failure: false,
     },
-    run
+    monovisor_hv::run
 );
-
-/// Until there is a hypervisor to run: shows that timer and serial line work.
-fn run(_boot: &'static BootInfo) -> ! {
-    use monovisor_host::uart::Uart;
-    use monovisor_host::{info, interrupts, power, timer};
-    info!("entered at TSC {}, now {}", timer::entry_tsc(), timer::now_tsc());
-    let mut line = Uart::open(0, UartConfig::COM1, 115_200);
-    let tick = timer::tsc_hz() / 10;
-    let mut next = timer::now_tsc() + tick;
-    timer::set_deadline(Some(next));
-    let mut ticks = 0;
-    loop {
-        interrupts::wait();
-        let sources = interrupts::take();
-        if sources.contains(interrupts::Sources::TIMER) && timer::now_tsc() >= next {
-            ticks += 1;
-            info!("tick {ticks} {:?} us", timer::wall_clock());
-            next += tick;
-            timer::set_deadline(Some(next));
-        }
-        if let Some(line) = &mut line {
-            while let Ok(byte) = line.read() {
-                let _ = line.write(byte);
-                if byte == b'q' {
-                    power::exit(0);
-                }
-            }
-        }
-        if ticks == 50 {
-            power::exit(1);
-        }
-    }
-}

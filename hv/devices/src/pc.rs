@@ -418,7 +418,10 @@ impl Pc {
     /// [`Pc::take_request`] has something.
     #[inline]
     pub fn has_request(&self) -> bool {
-        self.reset_request.is_some() || self.debug_exit.is_some() || self.acpi.has_sleep() || self.rtc.has_change()
+        self.reset_request.is_some()
+            || self.debug_exit.is_some()
+            || self.acpi.has_sleep()
+            || self.rtc.has_change()
     }
 
     /// What the guest asks of the machine, in the order of weight.

@@ -1,7 +1,7 @@
 //! The human monitor: what `human-monitor-command` runs, in QEMU 2.8's words.
 //!
-//! A command writes its answer line by line, one line a call, so that an answer of any length leaves through a
-//! small buffer while the guest runs. A new command is a row of [`COMMANDS`] and an arm of [`Hmp::start`].
+//! A command's answer is made line by line, by number, so that an answer of any length leaves through a small buffer
+//! while the guest runs. A new command is a row of [`COMMANDS`] and an arm of [`Hmp::start`].
 
 mod expression;
 mod memory;
@@ -70,8 +70,6 @@ pub trait Target {
     fn name(&self) -> Option<&str>;
     /// The virtual machine's UUID in its text form.
     fn uuid(&self, line: &mut Line);
-    /// Processors.
-    fn cpu_count(&self) -> usize;
     /// Linear address of the next instruction, and whether the processor waits in HLT.
     fn cpu(&self, index: usize) -> Option<(u64, bool)>;
     /// All registers of a processor.
@@ -80,9 +78,7 @@ pub trait Target {
     fn read_linear(&self, cpu: usize, address: u64, buffer: &mut [u8]) -> bool;
     /// Copies memory by guest-physical address; what is not RAM reads as zeros, as QEMU's unassigned memory does.
     fn read_physical(&self, address: u64, buffer: &mut [u8]);
-    /// The processor that commands mean when none is named.
-    fn default_cpu(&self) -> usize;
-    /// Changes it. False: there is no such processor.
+    /// Sets the processor that commands mean when none is named. False: there is no such processor.
     fn set_default_cpu(&mut self, index: i64) -> bool;
     /// Reads an I/O port of the guest's machine.
     fn port_read(&mut self, port: u16, size: u8) -> u32;
@@ -155,14 +151,13 @@ enum Pending {
     Help(&'static [Command], &'static str),
     Cpus { current: usize },
     Registers(Snapshot),
-    Memory { format: Format, address: u64, physical: bool, cpu: usize },
+    Memory { format: Format, address: u64, physical: bool, cpu: usize, failed: Option<usize> },
     Sum { address: u64, left: u64, sum: u16 },
 }
 
 /// The human monitor of one session.
 pub struct Hmp {
     pending: Pending,
-    line: usize,
     format: Format,
 }
 
@@ -172,12 +167,11 @@ const SUM_STEP: u64 = 4096;
 impl Hmp {
     /// A monitor with nothing to say.
     pub const fn new() -> Self {
-        Self { pending: Pending::Nothing, line: 0, format: Format::DEFAULT }
+        Self { pending: Pending::Nothing, format: Format::DEFAULT }
     }
 
-    /// Runs a command. `cpu` is the processor it is for; its answer comes from [`Self::next`].
+    /// Runs a command. `cpu` is the processor it is for; its answer comes from [`Self::line`].
     pub fn start(&mut self, text: &str, cpu: usize, target: &mut impl Target) {
-        self.line = 0;
         self.pending = Pending::Nothing;
         let text = text.trim_matches([' ', '\t', '\r', '\n']);
         if text.is_empty() {
@@ -252,8 +246,13 @@ impl Hmp {
                     return Ok(());
                 }
                 self.format = Format { count: 1, ..format };
-                self.pending =
-                    Pending::Memory { format, address: address as u64, physical: command.name == "xp", cpu };
+                self.pending = Pending::Memory {
+                    format,
+                    address: address as u64,
+                    physical: command.name == "xp",
+                    cpu,
+                    failed: None,
+                };
             }
             "p|print" => {
                 let (format, rest) = self.take_format(command, arguments)?;
@@ -422,22 +421,18 @@ impl Hmp {
         Ok(())
     }
 
-    /// The next line of the answer. False when it has ended; an empty `line` with true means: ask again later.
-    pub fn next(&mut self, target: &impl Target, line: &mut Line) -> Progress {
+    /// Line `index` of the answer.
+    pub fn line(&mut self, index: usize, target: &impl Target, line: &mut Line) -> Progress {
         line.clear();
-        let index = self.line;
-        self.line += 1;
-        let more = match &mut self.pending {
+        let there = match &mut self.pending {
             Pending::Nothing => false,
             Pending::One(text) => {
-                *line = text.clone();
-                self.pending = Pending::Nothing;
-                true
+                line.clone_from(text);
+                index == 0
             }
             Pending::Two(first, second) => {
-                *line = first.clone();
-                self.pending = Pending::One(second.clone());
-                true
+                line.clone_from(if index == 0 { first } else { second });
+                index < 2
             }
             Pending::Help(commands, prefix) => {
                 commands.get(index).is_some_and(|command| describe(prefix, command, line).is_ok())
@@ -448,7 +443,10 @@ impl Hmp {
                 write!(line, "{mark} CPU #{index}: pc=0x{pc:016x}{halted} thread_id={}", index + 1).is_ok()
             }),
             Pending::Registers(snapshot) => snapshot.line(index, line),
-            Pending::Memory { format, address, physical, cpu } => {
+            Pending::Memory { format, address, physical, cpu, failed } => {
+                if failed.is_some_and(|failed| index > failed) {
+                    return Progress::Done;
+                }
                 let dump = format.line(*address, index, line, |at, buffer| {
                     if *physical {
                         target.read_physical(at, buffer);
@@ -458,11 +456,14 @@ impl Hmp {
                     }
                 });
                 if dump == Dump::LastLine {
-                    self.pending = Pending::Nothing;
+                    *failed = Some(index);
                 }
                 dump != Dump::End
             }
             Pending::Sum { address, left, sum } => {
+                if index != 0 {
+                    return Progress::Done;
+                }
                 let step = (*left).min(SUM_STEP);
                 let mut buffer = [0; 64];
                 let mut done = 0;
@@ -481,17 +482,10 @@ impl Hmp {
                 if *left != 0 {
                     return Progress::Working;
                 }
-                let written = write!(line, "{sum:05}").is_ok();
-                self.pending = Pending::Nothing;
-                written
+                write!(line, "{sum:05}").is_ok()
             }
         };
-        if more {
-            Progress::Line
-        } else {
-            self.pending = Pending::Nothing;
-            Progress::Done
-        }
+        if there { Progress::Line } else { Progress::Done }
     }
 }
 
@@ -501,7 +495,7 @@ impl Default for Hmp {
     }
 }
 
-/// What [`Hmp::next`] has done.
+/// What [`Hmp::line`] has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// `line` holds a line of the answer.

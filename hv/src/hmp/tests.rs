@@ -20,9 +20,6 @@ impl Target for Model {
     fn uuid(&self, line: &mut Line) {
         line.push_str("00000000-0000-0000-0000-000000000000").unwrap();
     }
-    fn cpu_count(&self) -> usize {
-        2
-    }
     fn cpu(&self, index: usize) -> Option<(u64, bool)> {
         [(0xffff_fff0, false), (0xfd406, true)].get(index).copied()
     }
@@ -35,9 +32,6 @@ impl Target for Model {
     }
     fn read_physical(&self, address: u64, buffer: &mut [u8]) {
         buffer.fill(address as u8);
-    }
-    fn default_cpu(&self) -> usize {
-        self.cpu
     }
     fn set_default_cpu(&mut self, index: i64) -> bool {
         let known = (0..2).contains(&index);
@@ -67,7 +61,7 @@ fn answer(model: &mut Model, command: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = Line::new();
     for _ in 0..1_000_000 {
-        match hmp.next(model, &mut line) {
+        match hmp.line(lines.len(), model, &mut line) {
             Progress::Line => lines.push(line.as_str().to_owned()),
             Progress::Working => {}
             Progress::Done => return lines,

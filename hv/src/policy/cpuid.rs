@@ -3,7 +3,9 @@
 //! A feature that is not in one of the masks here is hidden: a new processor's new feature needs state or
 //! intercepts that nobody has looked at. Leaves: SDM vol. 2, CPUID; APM vol. 3, appendix E.
 
-use crate::policy::xcr0;
+use monovisor_devices::kvmclock;
+
+use crate::policy::features::xcr0_offered;
 
 /// EAX, EBX, ECX, EDX.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,8 +150,8 @@ const LEAF_8_8_EBX: u32 = 1 | 1 << 2;
 
 /// KVM's signature, whose paravirtual clock the guest gets: `KVMKVMKVM\0\0\0`.
 const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x0000_004d];
-/// KVM features: port 0x80 needs no delay, clock source 2 (MSR 0x4b564d00), clock source stable.
-const KVM_FEATURES: u32 = 1 << 1 | 1 << 3 | 1 << 24;
+/// KVM features: port 0x80 needs no delay, and the clock.
+const KVM_FEATURES: u32 = 1 << 1 | kvmclock::FEATURES;
 /// Frequency of the emulated local APIC timer before its divider, in kHz.
 const APIC_BUS_KHZ: u32 = 1_000_000;
 
@@ -242,7 +244,7 @@ fn topology(leaf: u32, subleaf: u32, context: &Context, host: &impl Fn(u32, u32)
 }
 
 fn extended_state(subleaf: u32, raw: Leaf, context: &Context, host: impl Fn(u32, u32) -> Leaf) -> Leaf {
-    let components = |leaf: Leaf| xcr0::offered(u64::from(leaf.eax) | u64::from(leaf.edx) << 32);
+    let components = |leaf: Leaf| xcr0_offered(u64::from(leaf.eax) | u64::from(leaf.edx) << 32);
     // Legacy area and header, then each component where the host puts it.
     let size = |mask: u64| {
         (2..63u32).filter(|&bit| mask >> bit & 1 != 0).fold(576, |size: u32, bit| {

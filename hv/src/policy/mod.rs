@@ -1,5 +1,5 @@
 //! What the virtual processor is: CPUID leaves and MSRs, the same for VMX and SVM.
 
 pub mod cpuid;
+pub mod features;
 pub mod msr;
-pub mod xcr0;

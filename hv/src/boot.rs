@@ -1,0 +1,232 @@
+//! From a board's main function to the services: options, RAM, second-level tables, processor, guest.
+//!
+//! Whatever is wrong, the monitor comes up: the reason is on the log, `query-status` says `internal-error` and `cont` tells
+//! why.
+#![allow(unsafe_code)]
+
+use monovisor_cpu::paging::{Access, Frame, MemoryType, PagingError, Tables};
+use monovisor_cpu::preflight::{self, Vendor};
+use monovisor_cpu::svm::{Svm, SvmMemory};
+use monovisor_cpu::vmx::Vmx;
+use monovisor_cpu::{Processor, Settings, VmxMemory};
+use monovisor_devices::{DebugExit, Pc, PcConfig};
+use monovisor_host::uart::Uart;
+use monovisor_host::{BootInfo, frames, info, power, timer, warn};
+use monovisor_loader::e820;
+use spin::{Mutex, MutexGuard, Once};
+
+use crate::backend::Backend;
+use crate::clock::Clock;
+use crate::hypervisor::Hypervisor;
+use crate::launch::Launch;
+use crate::machine::Machine;
+use crate::machine::exits::host_cpuid;
+use crate::policy::{cpuid, features};
+use crate::port::SerialPort;
+use crate::ram::GuestRam;
+use crate::services;
+use crate::state::Change;
+use crate::store;
+
+/// Bits per second of a line for which the command line says nothing.
+const DEFAULT_BAUD: u32 = 115_200;
+
+/// Frames for second-level tables: one for each GiB of guest RAM that has to be mapped by 2 MiB pages, and a few for the
+/// upper levels and odd ends. A processor with 1 GiB pages needs them for the ends alone.
+const TABLE_FRAMES: usize = 72;
+
+/// Least guest RAM: the first MiB with its holes, and a kernel behind it.
+const MIN_RAM: u64 = 2 << 20;
+
+/// Large pages of guest RAM start at multiples of these.
+const LARGE: u64 = 2 << 20;
+const HUGE: u64 = 1 << 30;
+
+static TABLES: [Frame; TABLE_FRAMES] = [const { Frame::new() }; TABLE_FRAMES];
+static RAM: Once<GuestRam> = Once::new();
+static SVM: Mutex<SvmMemory> = Mutex::new(SvmMemory::new());
+static VMX: Mutex<VmxMemory> = Mutex::new(VmxMemory::new());
+static PC: Mutex<Pc> = Mutex::new(Pc::new(&PcConfig {
+    vcpus: 1,
+    tsc_hz: 1_000_000_000,
+    address_bits: 36,
+    low_ram: 0,
+    high_ram: 0,
+    debug_exit: None,
+}));
+
+/// Runs the hypervisor on a host that has been set up.
+pub fn run(boot: &'static BootInfo) -> ! {
+    let launch = Launch::new(boot);
+    let board = power::board();
+    let baud = |index: usize| launch.options.serial.get(index).copied().flatten().unwrap_or(DEFAULT_BAUD);
+    let qmp = board.and_then(|board| Uart::open(0, board.qmp, baud(0)));
+    if qmp.is_none() {
+        warn!("no UART for QMP: the guest runs unattended");
+    }
+    let console = board.and_then(|board| board.console).and_then(|config| Uart::open(1, config, baud(1)));
+    let port = qmp.map(SerialPort::new);
+    // SAFETY: this runs at CPL 0.
+    match unsafe { preflight::check() } {
+        Ok(Vendor::Svm) => start::<Svm>(launch, port, console, MutexGuard::leak(SVM.lock()), false),
+        Ok(Vendor::Vmx) => start::<Vmx>(launch, port, console, MutexGuard::leak(VMX.lock()), true),
+        Err(lacks) => {
+            let files = store::open(&launch);
+            let mut hypervisor = Hypervisor::new(None, launch, files);
+            for lack in lacks.as_slice() {
+                hypervisor.fail(format_args!("{lack}"));
+            }
+            services::serve(hypervisor, port)
+        }
+    }
+}
+
+/// Makes a guest on a vendor's processor and serves it.
+fn start<P: Processor>(
+    launch: Launch,
+    port: Option<SerialPort>,
+    console: Option<Uart>,
+    memory: &'static mut P::Memory,
+    intel: bool,
+) -> ! {
+    let made = make::<P>(&launch, console, memory, intel);
+    // The store has what the guest has left.
+    let files = store::open(&launch);
+    match made {
+        Ok(mut machine) => {
+            let loaded = launch.load(&mut machine);
+            let mut hypervisor = Hypervisor::new(Some(&mut machine), launch, files);
+            report_options(&mut hypervisor);
+            if let Err(error) = loaded {
+                hypervisor.fail(format_args!("{error}"));
+            }
+            begin(&mut hypervisor);
+            services::serve(hypervisor, port)
+        }
+        Err(error) => {
+            let mut hypervisor = Hypervisor::new(None, launch, files);
+            report_options(&mut hypervisor);
+            hypervisor.fail(format_args!("{error}"));
+            services::serve(hypervisor, port)
+        }
+    }
+}
+
+/// What is wrong with the command line keeps the guest from starting: it is not the one that was asked for.
+fn report_options(hypervisor: &mut Hypervisor<'_>) {
+    let errors = hypervisor.launch.options.errors;
+    if let Some(first) = errors.first {
+        hypervisor.fail(format_args!("{first}"));
+        if errors.count > 1 {
+            warn!("the command line has {} more errors", errors.count - 1);
+        }
+    }
+    if let Some(error) = hypervisor.launch.bundle_error {
+        hypervisor.fail(format_args!("the boot bundle cannot be read: {error}"));
+    }
+}
+
+/// Starts the guest unless `-S` says to wait.
+fn begin(hypervisor: &mut Hypervisor<'_>) {
+    if hypervisor.launch.options.paused {
+        return;
+    }
+    // A guest that cannot run has said so already.
+    if let Ok(Change::Resumed) = hypervisor.cont() {
+        info!("guest started");
+    }
+}
+
+/// Why there is no guest: one line that names the option to change.
+#[derive(Debug)]
+enum MakeError<E> {
+    Cpus(u8),
+    TooLittleRam,
+    NoRam { asked: u64, free: u64 },
+    Tables(PagingError),
+    Processor(E),
+}
+
+impl<E: core::fmt::Display> core::fmt::Display for MakeError<E> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Cpus(count) => write!(f, "-smp {count}: only one processor is supported yet"),
+            Self::TooLittleRam => write!(f, "-m: a guest needs at least {} MiB", MIN_RAM >> 20),
+            Self::NoRam { asked, free } => write!(
+                f,
+                "-m {}: this machine has only {} MiB of free RAM in one piece for its guest",
+                asked >> 20,
+                free >> 20
+            ),
+            Self::Tables(error) => write!(f, "-m: {error}"),
+            Self::Processor(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+fn make<P: Processor>(
+    launch: &Launch,
+    console: Option<Uart>,
+    memory: &'static mut P::Memory,
+    intel: bool,
+) -> Result<Machine<P>, MakeError<P::Error>> {
+    let options = &launch.options;
+    if options.cpus != 1 {
+        return Err(MakeError::Cpus(options.cpus));
+    }
+    let size = options.memory & !0xfff;
+    if size < MIN_RAM {
+        return Err(MakeError::TooLittleRam);
+    }
+    let mut tables = Tables::<P::Format>::new(&TABLES, P::largest_page()).map_err(MakeError::Tables)?;
+    let everything = Access::READ | Access::WRITE | Access::EXECUTE;
+    let mut ram = GuestRam::new();
+    for (base, length) in e820::ram(size) {
+        if length == 0 {
+            continue;
+        }
+        let align = if length >= HUGE && frames::largest(HUGE) >= length { HUGE } else { LARGE };
+        let host = frames::carve(length, align)
+            .ok_or_else(|| MakeError::NoRam { asked: size, free: frames::largest(LARGE) })?;
+        frames::zero(host);
+        tables.map(base, host.start, length, everything, MemoryType::WriteBack).map_err(MakeError::Tables)?;
+        // SAFETY: the range has just been carved for the guest, and all of RAM is mapped to itself.
+        let added = unsafe { ram.add(base, length, host.start as *mut u8) };
+        debug_assert!(added);
+    }
+    let ram = RAM.call_once(|| ram);
+
+    let clock = Clock::new(timer::tsc_hz());
+    let (invpcid, rdtscp) = P::invpcid_and_rdtscp();
+    let context = cpuid::Context {
+        apic_id: 0,
+        processors: 1,
+        osxsave: false,
+        pke: false,
+        xcr0: 1,
+        tsc_khz: u32::try_from(clock.tsc_hz() / 1000).unwrap_or(u32::MAX),
+        invpcid,
+        rdtscp,
+    };
+    let allowed = features::allowed(&context, host_cpuid);
+    let settings = Settings { root: tables.root(), allowed };
+    // SAFETY: this is the first processor at CPL 0 with interrupts off; `host` has set up GDT, IDT (with an NMI
+    // handler that returns), TSS and the identity map for good and uses none of the registers named. The tables
+    // map what was carved for the guest and nothing else.
+    let vcpu = unsafe { P::new(memory, &settings) }.map_err(MakeError::Processor)?;
+
+    let address_bits = host_cpuid(0x8000_0008, 0).eax as u8;
+    let [(_, low_ram), (_, high_ram)] = e820::ram(size);
+    let pc = MutexGuard::leak(PC.lock());
+    *pc = Pc::new(&PcConfig {
+        vcpus: 1,
+        tsc_hz: clock.tsc_hz(),
+        address_bits,
+        low_ram,
+        high_ram,
+        debug_exit: options.debug_exit.map(|exit| DebugExit { iobase: exit.port, iosize: exit.size as u8 }),
+    });
+    let mut machine = Machine::new(vcpu, pc, ram, clock, Backend::new(console), context, allowed, intel);
+    machine.reset();
+    Ok(machine)
+}

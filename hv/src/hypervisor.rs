@@ -1,0 +1,161 @@
+//! The machine that the monitor drives: a guest or none, its run state, and what has been asked of it.
+
+use core::fmt::Write;
+
+use monovisor_core::schema::run_state::{self, RunState};
+use monovisor_core::{Context, Error};
+use monovisor_host::{error, info};
+
+use crate::guest::Guest;
+use crate::hmp::Hmp;
+use crate::launch::Launch;
+use crate::machine::Halt;
+use crate::state::{Change, RunControl};
+use crate::store::Files;
+
+/// Sessions of the monitor: one a QMP line.
+pub const SESSIONS: usize = 1;
+
+/// Bytes of the log that one `x-query-log` gives: a part of what a reply has room for, escapes included.
+pub const LOG_PIECE_BYTES: usize = 1024;
+
+/// Longest reason for having no guest, in bytes.
+const REASON_BYTES: usize = 240;
+
+/// What a command asked for that happens after its reply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// `system_reset`.
+    pub reset: bool,
+    /// `system_powerdown`.
+    pub powerdown: bool,
+    /// `quit`.
+    pub quit: bool,
+}
+
+/// Everything that the monitor's commands work on.
+pub struct Hypervisor<'g> {
+    /// The guest, once it has been made.
+    pub guest: Option<&'g mut dyn Guest>,
+    /// What the guest was made from.
+    pub launch: Launch,
+    /// Whether it runs.
+    pub run: RunControl,
+    /// The files.
+    pub files: Files,
+    /// What is to happen when the current command has been answered.
+    pub requests: Requests,
+    /// The human monitor of each session.
+    pub(crate) hmp: [Hmp; SESSIONS],
+    /// The piece of the log that is being sent.
+    pub(crate) log_piece: [u8; LOG_PIECE_BYTES],
+    /// Why there is no guest, or why it cannot go on.
+    reason: heapless::String<REASON_BYTES>,
+}
+
+impl<'g> Hypervisor<'g> {
+    /// A hypervisor whose guest does not run yet.
+    pub fn new(guest: Option<&'g mut dyn Guest>, launch: Launch, files: Files) -> Self {
+        Self {
+            guest,
+            launch,
+            run: RunControl::new(),
+            files,
+            requests: Requests::default(),
+            hmp: [const { Hmp::new() }; SESSIONS],
+            log_piece: [0; LOG_PIECE_BYTES],
+            reason: heapless::String::new(),
+        }
+    }
+
+    /// There is no guest to run, because of `reason`: the state says so, and `cont` tells why.
+    pub fn fail(&mut self, reason: core::fmt::Arguments<'_>) {
+        error!("{reason}");
+        // The first reason is the one to mend.
+        if self.reason.is_empty() && self.reason.write_fmt(reason).is_err() {
+            let _ = self.reason.push_str("…");
+        }
+        self.run.stop(RunState::InternalError);
+    }
+
+    /// Lets the guest run. The caller sends RESUME where this says so.
+    pub fn cont(&mut self) -> Result<Change, Error> {
+        if !self.reason.is_empty() && self.run.state() == RunState::InternalError {
+            return Err(Error::generic(format_args!("{}", self.reason)));
+        }
+        let change = self
+            .run
+            .cont()
+            .map_err(|_| Error::generic(format_args!("Resetting the Virtual Machine is required")))?;
+        if change == Change::Resumed
+            && let Some(guest) = &mut self.guest
+        {
+            guest.start_clock();
+        }
+        Ok(change)
+    }
+
+    /// Stops the guest in `state`. The caller sends STOP where this says so.
+    pub fn stop(&mut self, state: RunState) -> Change {
+        let change = self.run.stop(state);
+        if change == Change::Stopped
+            && let Some(guest) = &mut self.guest
+        {
+            guest.stop_clock();
+        }
+        change
+    }
+
+    /// Sends the event that belongs to a change, ahead of a reply.
+    pub(crate) fn announce(change: Change, cx: &mut Context<'_>) {
+        match change {
+            Change::None => {}
+            Change::Resumed => cx.event(&run_state::Resume {}),
+            Change::Stopped => cx.event(&run_state::Stop {}),
+        }
+    }
+
+    /// Resets the machine and loads the kernel again.
+    pub fn reset(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        guest.reset();
+        match self.launch.load(*guest) {
+            Ok(()) => {
+                self.reason.clear();
+                self.run.reset();
+            }
+            Err(problem) => self.fail(format_args!("{problem}")),
+        }
+    }
+
+    /// Why the guest cannot go on, in words.
+    pub fn guest_stopped(&mut self, halt: Halt) {
+        match halt {
+            Halt::TripleFault => info!("the guest's processor shut down (triple fault)"),
+            Halt::MachineCheck => {
+                self.guest_failed(format_args!("a machine check happened while the guest ran"))
+            }
+            Halt::EntryFailed(failure) => {
+                self.guest_failed(format_args!(
+                    "the processor refused to enter the guest: {} ({:#x})",
+                    failure.reason, failure.code
+                ));
+            }
+            Halt::Unexpected(code) => {
+                self.guest_failed(format_args!("unexpected exit {code:#x} of the guest"))
+            }
+            Halt::TaskSwitch { rip } => {
+                self.guest_failed(format_args!(
+                    "the guest used a hardware task switch at {rip:#x}, which is not emulated"
+                ));
+            }
+            Halt::Emulation { address, rip } => self.guest_failed(format_args!(
+                "the guest's instruction at {rip:#x} on the device address {address:#x} cannot be emulated"
+            )),
+        }
+    }
+
+    fn guest_failed(&mut self, reason: core::fmt::Arguments<'_>) {
+        error!("{reason}");
+    }
+}

@@ -1,0 +1,138 @@
+//! What the guest is made from: the command line, the boot bundle, and how they become a guest's memory and registers.
+
+use core::fmt::{self, Write};
+
+use monovisor_host::BootInfo;
+use monovisor_loader::bundle::plain;
+use monovisor_loader::linux::{self, Image, LinuxGuest, LoadError};
+use monovisor_loader::options::MAX_LINE;
+use monovisor_loader::{Bundle, BundleError, Options, acpi};
+use spin::{Mutex, MutexGuard};
+
+use crate::guest::Guest;
+
+/// Length of a UUID in text form.
+const UUID_TEXT: usize = 36;
+
+/// The command line is split in place here. One byte more than the parser takes, so that it can tell a longer one.
+static LINE: Mutex<[u8; MAX_LINE + 1]> = Mutex::new([0; MAX_LINE + 1]);
+
+/// Why the guest's memory could not be filled: one line that names the option.
+#[derive(Debug)]
+pub enum LaunchError {
+    /// No `-kernel` on the command line.
+    NoKernel,
+    /// A file that is neither in the bundle nor a module.
+    NoFile {
+        /// The option that names it.
+        option: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// The kernel or initrd cannot be used.
+    Load(LoadError<'static>),
+    /// The ACPI tables found no room.
+    Acpi(acpi::AcpiError),
+}
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKernel => f.write_str("-kernel: no kernel is named on the command line"),
+            Self::NoFile { option, name } => {
+                write!(
+                    f,
+                    "-{option} {name}: there is no such file in the boot bundle or among the boot modules"
+                )
+            }
+            Self::Load(error) => write!(f, "{error}"),
+            Self::Acpi(error) => write!(f, "-m: {error}"),
+        }
+    }
+}
+
+/// Command line and files.
+pub struct Launch {
+    /// What the command line asks for.
+    pub options: Options<'static>,
+    /// Files of the bundle.
+    pub bundle: Bundle<'static>,
+    /// The bundle is there but broken.
+    pub bundle_error: Option<BundleError>,
+    boot: &'static BootInfo,
+    uuid: heapless::String<UUID_TEXT>,
+}
+
+impl Launch {
+    /// Reads the command line and finds the bundle. May be called once; nothing here fails, errors are kept.
+    pub fn new(boot: &'static BootInfo) -> Self {
+        let line = MutexGuard::leak(LINE.lock());
+        for (target, source) in line.iter_mut().zip(boot.command_line) {
+            *target = *source;
+        }
+        let options = Options::parse(line);
+        let (mut bundle, mut bundle_error) = (Bundle::EMPTY, None);
+        if let Some(module) = boot.modules.iter().find(|module| Bundle::is_archive(module.data)) {
+            match Bundle::new(module.data) {
+                Ok(found) => bundle = found,
+                Err(error) => bundle_error = Some(error),
+            }
+        }
+        let mut uuid = heapless::String::new();
+        for (index, byte) in options.uuid.unwrap_or_default().iter().enumerate() {
+            let dash = if matches!(index, 4 | 6 | 8 | 10) { "-" } else { "" };
+            // 32 digits and four dashes fit.
+            let _ = write!(uuid, "{dash}{byte:02x}");
+        }
+        Self { options, bundle, bundle_error, boot, uuid }
+    }
+
+    /// The guest's UUID in text form; zeros where none was given, as QEMU says.
+    pub fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    /// A file that came with the boot: a member of the bundle, or a module of its own, named by the first word of its
+    /// command line.
+    pub fn file(&self, name: &str) -> Option<&'static [u8]> {
+        if let Some(member) = self.bundle.find(name) {
+            return Some(member.data);
+        }
+        self.files().find(|(file, _)| *file == plain(name)).map(|(_, data)| data)
+    }
+
+    /// All files that came with the boot.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &'static [u8])> + '_ {
+        let modules =
+            self.boot.modules.iter().filter(|module| !Bundle::is_archive(module.data)).filter_map(|module| {
+                let first = module.command_line.split(|byte| *byte == b' ').next()?;
+                let name = core::str::from_utf8(first).ok().filter(|name| !name.is_empty())?;
+                Some((plain(name), module.data))
+            });
+        self.bundle.members().map(|member| (member.name, member.data)).chain(modules)
+    }
+
+    fn image(&self, option: &'static str, name: &'static str) -> Result<Image<'static>, LaunchError> {
+        let data = self.file(name).ok_or(LaunchError::NoFile { option, name })?;
+        Ok(Image { name, data })
+    }
+
+    /// Fills the guest's memory with tables and kernel and starts its processor at the kernel.
+    pub fn load(&self, guest: &mut dyn Guest) -> Result<(), LaunchError> {
+        let options = &self.options;
+        let kernel = self.image("kernel", options.kernel.ok_or(LaunchError::NoKernel)?)?;
+        let initrd = options.initrd.map(|name| self.image("initrd", name)).transpose()?;
+        let ram = guest.ram();
+        let machine = acpi::Machine { cpus: options.cpus, i8042: crate::machine::HAS_I8042, hpet: false };
+        acpi::build(ram, &machine).map_err(LaunchError::Acpi)?;
+        let linux = LinuxGuest {
+            kernel,
+            initrd,
+            command_line: options.append,
+            memory_size: options.memory,
+            rsdp: acpi::RSDP,
+        };
+        guest.enter(&linux::load(ram, &linux).map_err(LaunchError::Load)?);
+        Ok(())
+    }
+}

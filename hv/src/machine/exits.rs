@@ -1,0 +1,184 @@
+//! What the guest did, and what the machine does about it.
+//!
+//! The vendor modules have decoded the exit; everything here is the same on VMX and SVM.
+
+use monovisor_arch::state::bits;
+use monovisor_arch::{Event, Exit, Gpr, IoExit, MemoryAccess, MemoryExit, Vcpu, vector};
+use monovisor_cpu::control;
+use monovisor_insn::Encoding;
+
+use super::{Halt, Machine, Step};
+use crate::policy::cpuid::{self, Leaf};
+
+/// One CPUID of the host.
+pub(crate) fn host_cpuid(leaf: u32, subleaf: u32) -> Leaf {
+    let raw = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+    Leaf { eax: raw.eax, ebx: raw.ebx, ecx: raw.ecx, edx: raw.edx }
+}
+
+impl<V: Vcpu> Machine<V> {
+    /// Handles one exit.
+    #[inline]
+    pub(super) fn handle(&mut self, exit: Exit) -> Step {
+        match exit {
+            Exit::Cpuid => self.cpuid(),
+            Exit::Io(io) => self.io(io),
+            Exit::HostInterrupt | Exit::HostNmi => Step::Service,
+            Exit::Halt => self.halt(),
+            Exit::Memory(access) => self.memory(&access),
+            Exit::ReadMsr => self.read_msr(),
+            Exit::WriteMsr => self.write_msr(),
+            Exit::InterruptWindow | Exit::NmiWindow => Step::Continue,
+            other => self.rare(other),
+        }
+    }
+
+    /// Exits that no guest causes often.
+    #[cold]
+    fn rare(&mut self, exit: Exit) -> Step {
+        match exit {
+            Exit::Hypercall => self.hypercall(),
+            Exit::Xsetbv => self.xsetbv(),
+            // No device is assigned: nothing outside the guest can tell whether its caches were written back.
+            Exit::WritebackInvalidate => self.advance(Some(Encoding::WBINVD)),
+            Exit::Invalidate => self.advance(Some(Encoding::INVD)),
+            Exit::Pause => self.advance(Some(Encoding::PAUSE)),
+            // There are no performance counters to read.
+            Exit::ReadPerformanceCounter | Exit::ControlFault => self.general_protection(),
+            Exit::UndefinedInstruction => self.exception(Event::exception(vector::UD)),
+            Exit::Shutdown => Step::Stop(Halt::TripleFault),
+            // A physical INIT or SIPI is not the guest's business.
+            Exit::Init | Exit::StartUp(_) => Step::Service,
+            Exit::MachineCheck => Step::Stop(Halt::MachineCheck),
+            Exit::EntryFailed(failure) => Step::Stop(Halt::EntryFailed(failure)),
+            Exit::TaskSwitch => Step::Stop(Halt::TaskSwitch { rip: self.vcpu.rip() }),
+            Exit::Unexpected(code) => Step::Stop(Halt::Unexpected(code)),
+            _ => Step::Continue,
+        }
+    }
+
+    /// Queues an exception and goes on.
+    fn exception(&mut self, event: Event) -> Step {
+        self.vcpu.inject(event);
+        Step::Continue
+    }
+
+    fn general_protection(&mut self) -> Step {
+        self.exception(Event::fault(vector::GP, 0))
+    }
+
+    /// Moves on to the next instruction, after one that was emulated; `usual` is how it is commonly encoded.
+    #[inline]
+    fn advance(&mut self, usual: Option<Encoding>) -> Step {
+        if let Some(rip) = self.vcpu.next_rip() {
+            self.vcpu.set_rip(rip);
+            return Step::Continue;
+        }
+        self.advance_decoded(usual)
+    }
+
+    fn cpuid(&mut self) -> Step {
+        let eax = self.vcpu.gpr(Gpr::Rax) as u32;
+        let ecx = self.vcpu.gpr(Gpr::Rcx) as u32;
+        // Only these leaves show state that a guest changes.
+        if matches!(eax, 1 | 7 | 0xd) {
+            let cr4 = self.vcpu.control().cr4;
+            self.cpuid.osxsave = cr4 & bits::CR4_OSXSAVE != 0;
+            self.cpuid.pke = cr4 & bits::CR4_PKE != 0;
+            self.cpuid.xcr0 = self.vcpu.xcr0();
+        }
+        let leaf = cpuid::leaf(eax, ecx, &self.cpuid, host_cpuid);
+        self.vcpu.set_gpr(Gpr::Rax, leaf.eax.into());
+        self.vcpu.set_gpr(Gpr::Rbx, leaf.ebx.into());
+        self.vcpu.set_gpr(Gpr::Rcx, leaf.ecx.into());
+        self.vcpu.set_gpr(Gpr::Rdx, leaf.edx.into());
+        self.advance(Some(Encoding::CPUID))
+    }
+
+    #[inline]
+    fn io(&mut self, io: IoExit) -> Step {
+        if io.string.is_some() {
+            return self.string_io(&io);
+        }
+        let now = self.now();
+        let rax = self.vcpu.gpr(Gpr::Rax);
+        if io.input {
+            let value = self.pc.io_read(io.port, io.size, now, &mut self.backend);
+            // A byte or word leaves the rest of RAX alone; a doubleword clears its upper half.
+            let rax = match io.size {
+                1 => rax & !0xff | u64::from(value & 0xff),
+                2 => rax & !0xffff | u64::from(value & 0xffff),
+                _ => value.into(),
+            };
+            self.vcpu.set_gpr(Gpr::Rax, rax);
+        } else {
+            self.pc.io_write(io.port, io.size, rax as u32, now, &mut self.backend);
+        }
+        // Both vendors give the next RIP of an I/O instruction; there is no one encoding to expect.
+        match self.advance(None) {
+            Step::Continue => self.after_device(),
+            stop => stop,
+        }
+    }
+
+    fn memory(&mut self, exit: &MemoryExit) -> Step {
+        if exit.table_walk || exit.access == MemoryAccess::Fetch {
+            // Page tables or code in device space: no PC has that, and nothing sensible can follow.
+            return Step::Stop(Halt::Emulation { address: exit.address, rip: self.vcpu.rip() });
+        }
+        self.emulate(exit)
+    }
+
+    fn read_msr(&mut self) -> Step {
+        let index = self.vcpu.gpr(Gpr::Rcx) as u32;
+        let Some(value) = self.msr(index) else { return self.general_protection() };
+        self.vcpu.set_gpr(Gpr::Rax, value & 0xffff_ffff);
+        self.vcpu.set_gpr(Gpr::Rdx, value >> 32);
+        self.advance(Some(Encoding::RDMSR))
+    }
+
+    fn write_msr(&mut self) -> Step {
+        let index = self.vcpu.gpr(Gpr::Rcx) as u32;
+        let value = self.vcpu.gpr(Gpr::Rax) & 0xffff_ffff | self.vcpu.gpr(Gpr::Rdx) << 32;
+        if self.set_msr(index, value).is_err() {
+            return self.general_protection();
+        }
+        match self.advance(Some(Encoding::WRMSR)) {
+            Step::Continue => self.after_device(),
+            stop => stop,
+        }
+    }
+
+    fn xsetbv(&mut self) -> Step {
+        let value = self.vcpu.gpr(Gpr::Rax) & 0xffff_ffff | self.vcpu.gpr(Gpr::Rdx) << 32;
+        let index = self.vcpu.gpr(Gpr::Rcx) as u32;
+        match control::xcr0_write(self.vcpu.cpl(), index, value, &self.allowed) {
+            Ok(value) => {
+                self.vcpu.set_xcr0(value);
+                self.advance(Some(Encoding::XSETBV))
+            }
+            Err(_) => self.general_protection(),
+        }
+    }
+
+    /// No hypercall is offered (the KVM feature leaf says so). KVM's answer to an unknown one is -ENOSYS, and to one
+    /// from user mode -EPERM.
+    fn hypercall(&mut self) -> Step {
+        const ENOSYS: i64 = -1000;
+        const EPERM: i64 = -1;
+        let answer = if self.vcpu.cpl() == 0 { ENOSYS } else { EPERM };
+        self.vcpu.set_gpr(Gpr::Rax, answer as u64);
+        // VMCALL and VMMCALL have the same length.
+        self.advance(Some(Encoding::VMMCALL))
+    }
+
+    fn halt(&mut self) -> Step {
+        match self.advance(Some(Encoding::HLT)) {
+            Step::Continue => {
+                self.halted = true;
+                Step::Halted
+            }
+            stop => stop,
+        }
+    }
+}

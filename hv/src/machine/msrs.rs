@@ -1,0 +1,80 @@
+//! MSR accesses, each to the part that owns the register.
+
+use monovisor_arch::Vcpu;
+use monovisor_arch::state::bits;
+use monovisor_cpu::control;
+use monovisor_devices::Pc;
+use monovisor_devices::kvmclock::KvmClock;
+use monovisor_host::timer;
+
+use super::{Machine, VCPU};
+use crate::policy::msr::Refused;
+
+const IA32_TSC: u32 = 0x10;
+const IA32_PAT: u32 = 0x277;
+const IA32_EFER: u32 = 0xc000_0080;
+
+impl<V: Vcpu> Machine<V> {
+    /// RDMSR. `None` is #GP.
+    pub(super) fn msr(&mut self, index: u32) -> Option<u64> {
+        match index {
+            IA32_TSC => Some(self.guest_tsc()),
+            _ if Pc::is_apic_msr(index) => {
+                self.load_task_priority();
+                let now = self.now();
+                self.pc.apic_msr_read(VCPU, index, now).ok()
+            }
+            _ => self
+                .vcpu
+                .guest_msr(index)
+                .or_else(|| self.kvm_clock.read_msr(VCPU, index).ok())
+                .or_else(|| self.msrs.read(index).ok()),
+        }
+    }
+
+    /// WRMSR. An error is #GP.
+    pub(super) fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Refused> {
+        match index {
+            IA32_TSC => {
+                self.tsc_adjust = value.wrapping_sub(self.clock.guest_tsc(timer::now_tsc()));
+                self.update_tsc_offset();
+                Ok(())
+            }
+            _ if Pc::is_apic_msr(index) => {
+                self.load_task_priority();
+                let now = self.now();
+                self.pc.apic_msr_write(VCPU, index, value, now).map_err(|_| Refused)?;
+                self.store_task_priority();
+                Ok(())
+            }
+            IA32_EFER => self.set_efer(value),
+            IA32_PAT => {
+                let value = control::pat_write(value).map_err(|_| Refused)?;
+                if self.vcpu.set_guest_msr(index, value) { Ok(()) } else { Err(Refused) }
+            }
+            _ if KvmClock::is_msr(index) => {
+                let now = self.now();
+                self.kvm_clock.write_msr(VCPU, index, value, now, self.ram).map_err(|_| Refused)
+            }
+            _ if self.vcpu.guest_msr(index).is_some() => {
+                let la57 = self.vcpu.control().cr4 & bits::CR4_LA57 != 0;
+                let canonical = !holds_address(index) || control::canonical(value, la57);
+                if canonical && self.vcpu.set_guest_msr(index, value) { Ok(()) } else { Err(Refused) }
+            }
+            _ => self.msrs.write(index, value),
+        }
+    }
+
+    fn set_efer(&mut self, value: u64) -> Result<(), Refused> {
+        let mut control = self.vcpu.control();
+        control.efer = control::efer_write(&control, value, &self.allowed).map_err(|_| Refused)?;
+        self.vcpu.set_control(control);
+        Ok(())
+    }
+}
+
+/// The MSR holds a linear address, which WRMSR wants canonical (SDM vol. 2, WRMSR): SYSENTER_ESP and _EIP, LSTAR, CSTAR,
+/// FS_BASE, GS_BASE, KERNEL_GS_BASE.
+const fn holds_address(index: u32) -> bool {
+    matches!(index, 0x175 | 0x176 | 0xc000_0082 | 0xc000_0083 | 0xc000_0100..=0xc000_0102)
+}

@@ -1,0 +1,221 @@
+//! The loop that everything runs in: monitor sessions, the guest's console, and slices of the guest between them.
+//!
+//! One pass looks at what has interrupted, lets each service make a few bounded steps, and gives the rest of the time to
+//! the guest, or sleeps.
+
+use monovisor_core::Monitor;
+use monovisor_core::monitor::{Now, Product};
+use monovisor_core::schema::run_state::{Powerdown, Reset, RunState, Shutdown, Stop};
+use monovisor_devices::Request;
+use monovisor_host::{info, interrupts, power, timer};
+use spin::{Mutex, MutexGuard};
+
+use crate::clock::Clock;
+use crate::handlers::OFFERED;
+use crate::hypervisor::{Hypervisor, SESSIONS};
+use crate::machine::{Halt, SliceEnd};
+use crate::port::SerialPort;
+use crate::state::Change;
+
+/// How this product shows itself in the greeting.
+const PRODUCT: Product =
+    Product { package: concat!(" (Monovisor ", env!("CARGO_PKG_VERSION"), ")"), offered: &OFFERED };
+
+static MONITOR: Mutex<Monitor<SESSIONS>> = Mutex::new(Monitor::new(PRODUCT));
+
+/// Steps that a session makes before the guest has its turn again.
+const MONITOR_STEPS: u32 = 32;
+
+/// Time that the guest gets between two turns of services that have more to do, in nanoseconds.
+const TURN_NS: u64 = 200_000;
+
+/// How long a line may take to send the last bytes before the rig is switched off, in nanoseconds.
+const FAREWELL_NS: u64 = 2_000_000_000;
+
+/// The services and what they work on.
+struct Services<'g> {
+    monitor: &'static mut Monitor<SESSIONS>,
+    port: Option<SerialPort>,
+    hypervisor: Hypervisor<'g>,
+    /// Converts the host's TSC to time since start; never stops.
+    clock: Clock,
+}
+
+/// Runs the guest and the services. `port` is the line of the monitor.
+pub fn serve(hypervisor: Hypervisor<'_>, port: Option<SerialPort>) -> ! {
+    let mut clock = Clock::new(timer::tsc_hz());
+    clock.start(timer::entry_tsc());
+    let monitor = MutexGuard::leak(MONITOR.lock());
+    let mut services = Services { monitor, port, hypervisor, clock };
+    if let Some(guest) = &services.hypervisor.guest
+        && services.hypervisor.run.running()
+    {
+        let ticks = timer::now_tsc().wrapping_sub(timer::entry_tsc());
+        info!("guest of {} MiB starts {ticks} TSC ticks after entry", guest.ram().size() >> 20);
+    }
+    loop {
+        services.turn();
+    }
+}
+
+impl Services<'_> {
+    fn now(&self) -> Now {
+        Now { monotonic: self.clock.now(timer::now_tsc()), wall: timer::wall_clock() }
+    }
+
+    /// One pass.
+    fn turn(&mut self) {
+        let sources = interrupts::take();
+        if sources.contains(interrupts::Sources::TIMER)
+            && let Some(guest) = &mut self.hypervisor.guest
+        {
+            guest.timer_fired();
+        }
+        let busy = self.monitor_turn();
+        let running = self.hypervisor.run.running();
+        let host_tsc = timer::now_tsc();
+        let service_at = if busy {
+            Some(host_tsc.wrapping_add(self.clock.ticks(TURN_NS)))
+        } else {
+            self.monitor.deadline().map(|deadline| self.clock.host_tsc_at(deadline))
+        };
+        let end = match &mut self.hypervisor.guest {
+            Some(guest) if running => {
+                guest.pump_console();
+                guest.service_at(service_at);
+                guest.slice()
+            }
+            _ => {
+                timer::set_deadline(service_at);
+                SliceEnd::Idle
+            }
+        };
+        match end {
+            SliceEnd::Service => interrupts::window(),
+            SliceEnd::Idle if busy => interrupts::window(),
+            SliceEnd::Idle => interrupts::wait(),
+            SliceEnd::Request => self.device_request(),
+            SliceEnd::Stop(halt) => self.guest_stopped(halt),
+        }
+    }
+
+    /// Lets the monitor work. True when there is more to do at once.
+    fn monitor_turn(&mut self) -> bool {
+        if self.port.as_mut().is_some_and(SerialPort::connected) {
+            self.monitor.restart(0);
+        }
+        for _ in 0..MONITOR_STEPS {
+            let now = self.now();
+            let Some(port) = &mut self.port else { return false };
+            let more = self.monitor.poll(0, port, &mut self.hypervisor, now);
+            self.carry_out(now);
+            if !more {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Does what a command asked for, now that it has been answered.
+    fn carry_out(&mut self, now: Now) {
+        let requests = core::mem::take(&mut self.hypervisor.requests);
+        if requests.reset {
+            self.reset();
+        }
+        if requests.powerdown {
+            if let Some(guest) = &mut self.hypervisor.guest {
+                guest.power_button();
+            }
+            self.monitor.event(&Powerdown {}, now);
+        }
+        if requests.quit {
+            self.quit();
+        }
+    }
+
+    fn reset(&mut self) {
+        self.hypervisor.reset();
+        let now = self.now();
+        self.monitor.event(&Reset {}, now);
+    }
+
+    /// The guest ends: reported, and the monitor stays.
+    fn shut_down(&mut self) {
+        let now = self.now();
+        self.monitor.event(&Shutdown {}, now);
+        self.stop(RunState::Shutdown);
+    }
+
+    fn stop(&mut self, state: RunState) {
+        if self.hypervisor.stop(state) == Change::Stopped {
+            let now = self.now();
+            self.monitor.event(&Stop {}, now);
+        }
+    }
+
+    fn guest_reset(&mut self) {
+        if self.hypervisor.launch.options.no_reboot {
+            self.shut_down();
+        } else {
+            self.reset();
+        }
+    }
+
+    fn device_request(&mut self) {
+        let Some(request) = self.hypervisor.guest.as_mut().and_then(|guest| guest.pc().take_request()) else {
+            return;
+        };
+        match request {
+            Request::Reset(cause) => {
+                info!("the guest resets the machine ({cause:?})");
+                self.guest_reset();
+            }
+            Request::PowerOff => {
+                info!("the guest has switched itself off");
+                self.shut_down();
+            }
+            Request::Sleep(kind) => {
+                info!("the guest wrote sleep type {kind}, which its tables do not announce")
+            }
+            Request::DebugExit(value) => {
+                info!("the guest ends the run with {value}");
+                self.farewell();
+                power::exit(value as u8);
+            }
+            Request::RtcChange(_) => {}
+        }
+    }
+
+    fn guest_stopped(&mut self, halt: Halt) {
+        self.hypervisor.guest_stopped(halt);
+        if halt == Halt::TripleFault {
+            self.guest_reset();
+        } else {
+            self.stop(RunState::InternalError);
+        }
+    }
+
+    /// `quit` has been answered: SHUTDOWN, and off.
+    fn quit(&mut self) -> ! {
+        let now = self.now();
+        self.monitor.event(&Shutdown {}, now);
+        self.farewell();
+        info!("switching off");
+        power::power_off()
+    }
+
+    /// Sends what is still to be sent, for as long as the other side takes it.
+    fn farewell(&mut self) {
+        let end = self.now().monotonic.saturating_add(FAREWELL_NS);
+        loop {
+            let now = self.now();
+            let Some(port) = &mut self.port else { return };
+            self.monitor.poll(0, port, &mut self.hypervisor, now);
+            if !self.monitor.wants_to_send(0) && port.is_idle() || now.monotonic > end {
+                return;
+            }
+            // Nothing may keep the line from sending: the transmit interrupt is taken here.
+            interrupts::window();
+        }
+    }
+}

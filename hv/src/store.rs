@@ -1,0 +1,68 @@
+//! The store on a rig: the files of the boot bundle, and new ones in the RAM that the guest leaves.
+
+use monovisor_core::handlers::{Element, Store as StoreHandlers, StoreFiles};
+use monovisor_core::schema::extensions::StoreFile;
+use monovisor_core::{Context, Error};
+use monovisor_host::{frames, info, warn};
+use monovisor_store::{FileId, Store, StoreError};
+use spin::{Mutex, MutexGuard};
+
+use crate::hypervisor::Hypervisor;
+use crate::launch::Launch;
+
+static STORE: Mutex<Store<'static>> = Mutex::new(Store::new());
+
+/// The store.
+pub type Files = &'static mut Store<'static>;
+
+/// Opens the store: names the files that came with the boot, and gives it all RAM that is left. May be called once.
+pub fn open(launch: &Launch) -> Files {
+    let store = MutexGuard::leak(STORE.lock());
+    for (name, data) in launch.files() {
+        if let Err(error) = store.add_read_only(name, data) {
+            warn!("the file {name} of the boot bundle is not in the store: {error}");
+        }
+    }
+    let length = frames::largest(4096);
+    if let Some(pool) = frames::carve_slice_dirty(length, 4096)
+        && store.set_pool(pool)
+    {
+        info!("store of {} MiB", length >> 20);
+    }
+    store
+}
+
+/// What QEMU says when a file cannot be opened.
+pub fn open_error(path: &str, error: StoreError) -> Error {
+    Error::cannot_open(path, error.message())
+}
+
+/// What QEMU says when a file cannot be read or written.
+pub fn io_error(_: StoreError) -> Error {
+    Error::io()
+}
+
+impl StoreHandlers for Hypervisor<'_> {
+    fn x_store_list(&mut self, index: usize, _: &mut Context<'_>) -> Element<StoreFile<'_>> {
+        Ok(self.files.list().nth(index).map(|(path, stat)| StoreFile { path, size: stat.size }))
+    }
+}
+
+impl Hypervisor<'_> {
+    fn find(&self, path: &str) -> Result<FileId, Error> {
+        self.files.open(path).map_err(|error| open_error(path, error))
+    }
+}
+
+impl StoreFiles for Hypervisor<'_> {
+    fn store_size(&mut self, path: &str) -> Result<u64, Error> {
+        let file = self.find(path)?;
+        Ok(self.files.stat(file).map_err(io_error)?.size)
+    }
+
+    fn store_read(&mut self, path: &str, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        let file = self.find(path)?;
+        self.files.read_at(file, offset, bytes).map_err(io_error)?;
+        Ok(())
+    }
+}
