@@ -137,7 +137,8 @@ fn ioapic_write(ioapic: &IoApic, register: u32, value: u32) {
     }
 }
 
-fn note(sources: Sources) {
+/// Notes sources for this processor's next [`take`].
+pub(crate) fn note(sources: Sources) {
     if let Some(pending) = PENDING.get(cpu_index()) {
         pending.fetch_or(sources.bits(), Ordering::Relaxed);
     }
