@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod base64;
+pub mod chardev;
 pub mod dispatch;
 pub mod error;
 pub mod handlers;
@@ -14,6 +15,7 @@ pub mod monitor;
 pub mod port;
 pub mod schema;
 mod text;
+pub mod trace;
 
 pub use dispatch::Context;
 pub use error::{Error, ErrorClass};

@@ -49,6 +49,20 @@ impl<'t, 'b> Text<'t, 'b> {
     /// # Errors
     /// `WouldBlock` where there is no room: hand it on.
     pub fn write(&mut self, piece: fmt::Arguments<'_>) -> nb::Result<(), Error> {
+        self.piece(|w| {
+            let _ = Escape(w).write_fmt(piece);
+        })
+    }
+
+    /// Writes a piece of text in which line feeds stay as they are.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn raw(&mut self, piece: &str) -> nb::Result<(), Error> {
+        self.piece(|w| w.escaped(piece))
+    }
+
+    fn piece(&mut self, write: impl FnOnce(&mut Writer<'b>)) -> nb::Result<(), Error> {
         if self.seen < *self.sent && !self.full {
             self.seen = self.seen.saturating_add(1);
             return Ok(());
@@ -57,7 +71,7 @@ impl<'t, 'b> Text<'t, 'b> {
             return Err(nb::Error::WouldBlock);
         }
         let (mark, room) = (self.writer.mark(), self.writer.room());
-        let _ = Escape(self.writer).write_fmt(piece);
+        write(self.writer);
         if self.writer.overflowed() {
             self.writer.rewind(mark);
             if room < PIECE_BYTES {

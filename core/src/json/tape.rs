@@ -103,8 +103,9 @@ impl<'a> Value<'a> {
     /// The value whose node begins the slice.
     fn read(node: &'a [u8]) -> Self {
         match node.first().copied().unwrap_or(NULL) & 0xF0 {
-            INTEGER => match text(node).parse() {
-                Ok(number) => Self::Int(number),
+            // The lexer has passed the digits, so the only error is that they are too many for 64 bits.
+            INTEGER => match serde_json_core::from_slice(content(node)) {
+                Ok((number, _)) => Self::Int(number),
                 Err(_) => Self::Double(Number(text(node))),
             },
             FLOAT => Self::Double(Number(text(node))),

@@ -199,18 +199,11 @@ impl<'b> Writer<'b> {
         self.int(number.cast_signed());
     }
 
-    fn digits(&mut self, mut number: u64) {
+    fn digits(&mut self, number: u64) {
         let mut text = [0_u8; 20];
-        let mut used = 0;
-        for byte in text.iter_mut().rev() {
-            *byte = b'0'.wrapping_add((number % 10) as u8);
-            number /= 10;
-            used += 1;
-            if number == 0 {
-                break;
-            }
-        }
-        self.bytes(text.get(text.len().saturating_sub(used)..).unwrap_or_default());
+        // Cannot fail: 20 digits are the most that there can be.
+        let used = serde_json_core::to_slice(&number, &mut text).unwrap_or(0);
+        self.bytes(text.get(..used).unwrap_or_default());
     }
 
     /// Writes a number with six decimals at most, trailing zeros cut (C's `%f`).
