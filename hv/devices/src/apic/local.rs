@@ -250,7 +250,8 @@ impl LocalApic {
             lint: self.lint,
             tsc_offset: self.tsc_offset,
             ldr: if self.x2apic() { self.x2apic_ldr() } else { 0 },
-            waits_for_start_up: true,
+            // The bootstrap processor starts by itself (SDM vol. 3, 9.4.3).
+            waits_for_start_up: !self.bootstrap,
             init: true,
             ..fresh
         };
