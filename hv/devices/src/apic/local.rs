@@ -682,13 +682,9 @@ impl LocalApic {
             Delivery::Fixed | Delivery::LowestPriority if low & 0xff < 16 => {
                 return self.error(ESR_SEND_ILLEGAL_VECTOR);
             }
-            // Not valid for self and all-including-self (SDM vol. 3, table 11-3); reserved encodings send nothing.
-            Delivery::LowestPriority | Delivery::Smi | Delivery::Nmi | Delivery::Init | Delivery::StartUp
-                if shorthand == 1
-                    || shorthand == 2 && delivery != Delivery::Nmi && delivery != Delivery::Smi =>
-            {
-                return;
-            }
+            // Not valid with the sender among the targets (SDM vol. 3, table 11-3). NMI is not valid for "self"
+            // either, but chips deliver it.
+            Delivery::Init | Delivery::StartUp if matches!(shorthand, 1 | 2) => return,
             Delivery::External | Delivery::Reserved => return,
             _ => {}
         }
