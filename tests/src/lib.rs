@@ -1,1 +1,4 @@
-//! TODO.
+//! What the tests share: a model machine that the whole monitor runs on, without hardware.
+#![forbid(unsafe_code)]
+
+pub mod model;
