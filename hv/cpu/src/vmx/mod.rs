@@ -115,6 +115,9 @@ pub struct Vmx {
     reason: u16,
     /// The last exit's instruction length leads to the next instruction: RIP has not been changed since.
     length_valid: bool,
+    /// A single-step trap waits for the next entry. It comes before interrupts, and injecting one would lose it
+    /// (SDM vol. 3, 6.9, 27.7.3).
+    step_due: bool,
     /// Drop linear translations before the next entry.
     flush_linear: bool,
     /// Drop guest-physical translations before the next entry, and so all.

@@ -16,6 +16,7 @@ use super::root::{EnableError, Root};
 use super::state::msr;
 use super::vmcs::{Slot, Vmcs};
 use super::{Memory, Settings, Vmx, bitmap, cr0_mask, cr4_mask};
+use crate::control::Allowed;
 use crate::inject::EventQueue;
 
 /// IA32_PAT after power-up (SDM vol. 3, 12.12.4).
@@ -59,6 +60,8 @@ impl Vmx {
             Ok(vmcs) => vmcs,
             Err((root, error)) => return Err((root, EnableError::Failed(error.reason()))),
         };
+        // What the CPU has not, the guest has not.
+        let allowed = Allowed { cr4: settings.allowed.cr4 & capabilities.cr4_fixed1, ..settings.allowed };
         let context = Context::new(core::ptr::from_mut(xstate));
         let mut vcpu = Self {
             vmcs,
@@ -70,12 +73,13 @@ impl Vmx {
             virtual_apic,
             ept_pointer: capabilities.ept_pointer | settings.ept_root,
             vpid: settings.vpid.max(1),
-            allowed: settings.allowed,
+            allowed,
             cr0_mask: cr0_mask(&capabilities),
-            cr4_mask: cr4_mask(&capabilities, &settings.allowed),
+            cr4_mask: cr4_mask(&capabilities, &allowed),
             primary: capabilities.primary,
             reason: 0,
             length_valid: false,
+            step_due: false,
             flush_linear: true,
             flush_physical: true,
             tsc_aux: has_tsc_aux(),
@@ -225,6 +229,7 @@ impl Vmx {
         // Active, always: HLT exits, and what wakes a halted guest is the caller's to know.
         self.vmcs.write(Field::GUEST_ACTIVITY, 0);
         self.vmcs.write(Field::GUEST_PENDING_DEBUG, 0);
+        self.step_due = false;
         self.vmcs.write(Field::ENTRY_INTERRUPTION, 0);
         self.queue.clear();
         self.set_tpr(0);

@@ -1,8 +1,8 @@
 //! Reading and changing the guest's registers.
 
 use monovisor_arch::state::bits::{
-    CR0_CD, CR0_NW, CR0_PE, CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, RFLAGS_FIXED, RFLAGS_TF,
-    RFLAGS_VM,
+    CR0_CD, CR0_NW, CR0_PE, CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, RFLAGS_FIXED, RFLAGS_RF,
+    RFLAGS_TF, RFLAGS_VM,
 };
 use monovisor_arch::{Control, DescriptorTable, Gpr, Segment, SegmentName, VcpuState};
 
@@ -137,6 +137,21 @@ impl Vmx {
         }
     }
 
+    /// An instruction has been completed in software: RF ends with it, and with TF set the trap that the CPU would raise
+    /// behind it is due (SDM vol. 3, 18.3.1.1, 18.3.1.4).
+    #[cold]
+    fn complete_instruction(&mut self) {
+        let rflags = self.vmcs.get(Slot::Rflags);
+        if rflags & RFLAGS_RF != 0 {
+            self.vmcs.set(Slot::Rflags, rflags & !RFLAGS_RF);
+        }
+        if rflags & RFLAGS_TF != 0 && self.vmcs.read(Field::GUEST_DEBUGCTL) & DEBUGCTL_BTF == 0 {
+            let pending = self.vmcs.read(Field::GUEST_PENDING_DEBUG);
+            self.vmcs.write(Field::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
+            self.step_due = true;
+        }
+    }
+
     /// A shadow of STI or MOV SS needs the pending single step to agree with RFLAGS.TF (27.3.1.5).
     fn settle_single_step(&mut self, rflags: u64) {
         if self.vmcs.get(Slot::Interruptibility) & interruptibility::SHADOW == 0 {
@@ -176,12 +191,8 @@ impl VcpuState for Vmx {
         if state & interruptibility::SHADOW != 0 {
             self.vmcs.set(Slot::Interruptibility, state & !interruptibility::SHADOW);
         }
-        // An instruction has been completed in software: with TF set, the trap that the CPU would raise behind it is due.
-        if self.vmcs.get(Slot::Rflags) & RFLAGS_TF != 0
-            && self.vmcs.read(Field::GUEST_DEBUGCTL) & DEBUGCTL_BTF == 0
-        {
-            let pending = self.vmcs.read(Field::GUEST_PENDING_DEBUG);
-            self.vmcs.write(Field::GUEST_PENDING_DEBUG, pending | PENDING_SINGLE_STEP);
+        if self.vmcs.get(Slot::Rflags) & (RFLAGS_TF | RFLAGS_RF) != 0 {
+            self.complete_instruction();
         }
     }
 

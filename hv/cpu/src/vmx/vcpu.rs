@@ -131,6 +131,7 @@ impl Vmx {
         }
         self.vmcs.forget();
         self.length_valid = false;
+        self.step_due = false;
         // SAFETY: `new` has set up the host state of the current VMCS, which nothing else writes, and the extended state;
         // interrupts are off by the contract of `Vmx::new`; the context lives through the call.
         match unsafe { entry::enter(&raw mut self.context) } {
@@ -390,13 +391,14 @@ impl Vcpu for Vmx {
 
     fn interrupt_ready(&self) -> bool {
         self.queue.is_empty()
+            && !self.step_due
             && self.rflags() & RFLAGS_IF != 0
             && self.vmcs.get(Slot::Interruptibility) & interruptibility::SHADOW == 0
     }
 
     fn nmi_ready(&self) -> bool {
         const BLOCKED: u64 = interruptibility::SHADOW | interruptibility::NMI;
-        self.queue.is_empty() && self.vmcs.get(Slot::Interruptibility) & BLOCKED == 0
+        self.queue.is_empty() && !self.step_due && self.vmcs.get(Slot::Interruptibility) & BLOCKED == 0
     }
 
     fn set_interrupt_window(&mut self, on: bool) {
