@@ -159,7 +159,7 @@ const PIN: Group = Group {
         (pin::NMI_EXITING, "VMX cannot exit on NMIs"),
         (pin::VIRTUAL_NMIS, "VMX has no virtual NMIs"),
     ],
-    optional: 0,
+    optional: pin::PREEMPTION_TIMER,
     default1: 1 << 1 | 1 << 2 | 1 << 4,
     forced: "VMX forces an unknown pin-based control on",
 };
@@ -273,6 +273,8 @@ pub struct Capabilities {
     pub invvpid_all: bool,
     /// INVEPT can drop all contexts.
     pub invept_all: bool,
+    /// The VMX-preemption timer counts once in 2 to the power of this many TSC ticks.
+    pub preemption_shift: u32,
     /// INS and OUTS exits say address size and segment.
     pub string_io: bool,
     /// VMXON region and VMCS must lie below 4 GiB.
@@ -337,6 +339,7 @@ impl Capabilities {
             invvpid: if has(ept_vpid::INVVPID_SINGLE) { 1 } else { 2 },
             invvpid_all: has(ept_vpid::INVVPID_ALL),
             invept_all: has(ept_vpid::INVEPT_ALL),
+            preemption_shift: facts.misc as u32 & 0x1f,
             string_io: facts.basic & basic::STRING_IO_INFORMATION != 0,
             regions_32_bit: facts.basic & basic::ADDRESSES_32_BIT != 0,
             any_error_code: facts.basic & basic::ANY_ERROR_CODE != 0,

@@ -8,6 +8,8 @@ pub mod pin {
     pub const NMI_EXITING: u32 = 1 << 3;
     /// NMIs are virtual: "blocking by NMI" of the guest is its own.
     pub const VIRTUAL_NMIS: u32 = 1 << 5;
+    /// The VMX-preemption timer counts down while the guest runs, and ends that at 0.
+    pub const PREEMPTION_TIMER: u32 = 1 << 6;
 }
 
 /// Primary processor-based VM-execution controls (table 25-6).

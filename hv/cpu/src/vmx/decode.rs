@@ -36,6 +36,7 @@ pub mod reason {
     pub const EPT_VIOLATION: u16 = 48;
     pub const EPT_MISCONFIGURATION: u16 = 49;
     pub const INVEPT: u16 = 50;
+    pub const PREEMPTION_TIMER: u16 = 52;
     pub const INVVPID: u16 = 53;
     pub const WBINVD: u16 = 54;
     pub const XSETBV: u16 = 55;
@@ -196,6 +197,7 @@ pub(super) const fn may_interrupt_delivery(reason: u16) -> bool {
                 | reason::INTERRUPT_WINDOW
                 | reason::NMI_WINDOW
                 | reason::TPR_BELOW_THRESHOLD
+                | reason::PREEMPTION_TIMER
         ))
 }
 

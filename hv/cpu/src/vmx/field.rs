@@ -161,6 +161,8 @@ fields! {
     GUEST_ACTIVITY = 0x4826;
     /// Guest IA32_SYSENTER_CS.
     GUEST_SYSENTER_CS = 0x482a;
+    /// VMX-preemption timer value.
+    PREEMPTION_TIMER = 0x482e;
 
     // 32-bit host-state field.
     /// Host IA32_SYSENTER_CS.
@@ -271,7 +273,8 @@ mod tests {
             let area = encoding >> 10 & 3;
             let name = field.name();
             let guest = name.starts_with("GUEST_") && *field != Field::GUEST_PHYSICAL_ADDRESS;
-            assert_eq!(guest || *field == Field::VMCS_LINK_POINTER, area == 2, "{name}");
+            let guest = guest || [Field::VMCS_LINK_POINTER, Field::PREEMPTION_TIMER].contains(field);
+            assert_eq!(guest, area == 2, "{name}");
             assert_eq!(name.starts_with("HOST_"), area == 3, "{name}");
             if name.ends_with("_BASE") {
                 assert_eq!(encoding >> 13, 3, "{name}");

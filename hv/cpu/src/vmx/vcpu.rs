@@ -237,7 +237,7 @@ impl Vmx {
     fn dispatch(&mut self) -> Option<Exit> {
         Some(match self.reason {
             reason::CPUID => Exit::Cpuid,
-            reason::EXTERNAL_INTERRUPT => Exit::HostInterrupt,
+            reason::EXTERNAL_INTERRUPT | reason::PREEMPTION_TIMER => Exit::HostInterrupt,
             reason::IO => {
                 let qualification = self.vmcs.read(Field::QUALIFICATION);
                 const STRING: u64 = 1 << 4;
