@@ -21,7 +21,7 @@ const CR4_DEFINED: u64 = 0x0ff
     | CR4_PKE
     | CR4_CET;
 /// Bits of EFER that exist (APM vol. 2, 3.1.7): SCE, LME, LMA, NXE, SVME, LMSLE, FFXSR, TCE, MCOMMIT, INTWB, UAIE, AIBRSE.
-const EFER_DEFINED: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME | 0b11_1110_1110 << 12;
+const EFER_DEFINED: u64 = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME | 0b11_0110_1110 << 12;
 /// VMCB segment attributes: L and D.
 const ATTRIBUTE_L: u16 = 1 << 9;
 const ATTRIBUTE_D: u16 = 1 << 10;
