@@ -122,7 +122,7 @@ pub const fn xcr0_write(cpl: u8, index: u32, new: u64, allowed: &Allowed) -> Res
 }
 
 /// A combination of state components that XCR0 can hold (SDM vol. 1, 13.3).
-const fn xcr0_valid(value: u64) -> bool {
+pub(crate) const fn xcr0_valid(value: u64) -> bool {
     const X87: u64 = 1;
     const SSE: u64 = 1 << 1;
     const AVX: u64 = 1 << 2;

@@ -14,6 +14,8 @@
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::mem::offset_of;
 
+use crate::control::xcr0_valid;
+
 /// Bytes for the save area: x87, SSE, AVX, AVX-512 and PKRU take 2,696 in the standard format. AMX (8 KiB of tiles)
 /// is not offered to guests.
 pub const AREA_SIZE: usize = 4096;
@@ -109,10 +111,12 @@ impl XState {
         self.guest_xcr0 as u64
     }
 
-    /// Sets guest XCR0. Bits that this processor has not been set up for are dropped, as XSETBV would fault on them
-    /// in the host.
+    /// Sets guest XCR0. A value that this processor does not take is not set, as XSETBV would fault on it in the host;
+    /// callers check with [`crate::control::xcr0_write`] first.
     pub const fn set_xcr0(&mut self, value: u64) {
-        self.guest_xcr0 = (value as u32 & self.host_xcr0) | XCR0_X87 as u32;
+        if value & !(self.host_xcr0 as u64 | XCR0_X87) == 0 && xcr0_valid(value) {
+            self.guest_xcr0 = value as u32;
+        }
     }
 }
 
@@ -333,7 +337,11 @@ mod tests {
         state.host_xcr0 = 7;
         state.set_xcr0(3);
         assert_eq!(state.xcr0(), 3);
-        state.set_xcr0(0xff);
+        for refused in [0xff, 5, 2, 0] {
+            state.set_xcr0(refused);
+            assert_eq!(state.xcr0(), 3);
+        }
+        state.set_xcr0(7);
         assert_eq!(state.xcr0(), 7);
         state.reset();
         assert_eq!(state.xcr0(), 1);

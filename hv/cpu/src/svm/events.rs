@@ -93,9 +93,6 @@ impl Svm {
         control.event_injection = 0;
         control.tlb_control = 0;
         let info = control.exit_interrupt_info;
-        if !matches!(control.exit_code, exit::INVALID | exit::INVALID_LOW) {
-            self.unexplained = false;
-        }
         let software = self.software.take();
         self.cleanup = false;
         if let NmiState::Returning { rip, rsp } = self.nmi {
@@ -166,18 +163,22 @@ impl Svm {
 
     /// VMEXIT_INVALID. With a reason that [`check`] knows, the entry was refused. Without one, it may be QEMU's TCG, which
     /// exits so where a chip raises #GP: a guest's MOV of reserved bits into CR3 or CR4. If that was not it, the next
-    /// entry is refused as well.
+    /// entry is refused as well, at the same place.
     pub(super) fn refused(&mut self, code: u64) -> Option<Exit> {
+        // What the processor has kept of a block that it refused is anybody's guess.
+        self.control_mut().clean = 0;
+        // Where #GP has been delivered, RSP at least is another.
+        let place = (self.save().rip, self.save().rsp);
         let reason = match check::check(&self.memory.vmcb, self.features.physical_bits) {
             Some(reason) => reason,
-            None if self.unexplained => "VMEXIT_INVALID: invalid guest state in VMCB",
+            None if self.unexplained == Some(place) => "VMEXIT_INVALID: invalid guest state in VMCB",
             None => {
-                self.unexplained = true;
+                self.unexplained = Some(place);
                 self.inject(Event::fault(vector::GP, 0));
                 return None;
             }
         };
-        self.unexplained = false;
+        self.unexplained = None;
         Some(Exit::EntryFailed(EntryFailure { reason, code }))
     }
 }

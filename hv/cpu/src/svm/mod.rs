@@ -182,8 +182,8 @@ pub struct Svm {
     nmi_window: bool,
     tpr_threshold: u8,
     step: Option<Step>,
-    /// The last entry, or an instruction, was refused without a rule that says why.
-    unexplained: bool,
+    /// RIP and RSP where an entry, or an instruction, was refused without a rule that says why.
+    unexplained: Option<(u64, u64)>,
     /// Drop the guest's translations at the next entry.
     flush: bool,
     /// State was set from outside since the last entry: check it.
@@ -222,7 +222,7 @@ impl Svm {
             nmi_window: false,
             tpr_threshold: 0,
             step: None,
-            unexplained: false,
+            unexplained: None,
             flush: false,
             touched: false,
             attention: false,

@@ -230,7 +230,7 @@ impl Vcpu for Svm {
         self.nmi_window = false;
         self.tpr_threshold = 0;
         self.step = None;
-        self.unexplained = false;
+        self.unexplained = None;
         self.update_virtual_interrupt();
         self.set_intercept(intercept::IRET, false);
         let control = self.control_mut();

@@ -97,7 +97,7 @@ impl Svm {
     }
 
     /// Makes a virtual interrupt pending, of which VINTR is intercepted: an exit as soon as IF and shadow would let it
-    /// through (APM vol. 2, 15.21.4), whatever the task priority.
+    /// through (APM vol. 2, 15.21.4, 15.21.6), whatever the task priority.
     pub(super) fn arm_virtual_interrupt(&mut self, on: bool) {
         const PENDING: u64 = interrupt::IRQ | interrupt::IGNORE_TPR | 0xf << interrupt::PRIORITY_SHIFT;
         let control = self.control_mut();
