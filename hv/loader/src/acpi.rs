@@ -183,7 +183,8 @@ fn fadt(machine: &Machine, facs: u64, dsdt: u64) -> Table {
     gas(&mut table, layout::RESET_REGISTER, 1, 1);
     // RESET_VALUE, ARM boot architecture, minor version.
     table.raw(&[layout::RESET_VALUE, 0, 0, 0]);
-    table.raw(&facs.to_le_bytes());
+    // X_FIRMWARE_CTRL stays 0 where FIRMWARE_CTRL is used.
+    table.raw(&0u64.to_le_bytes());
     table.raw(&dsdt.to_le_bytes());
     gas(&mut table, layout::PM1A_EVENT, layout::PM1A_EVENT_LENGTH, 2);
     table.raw(&[0; 12]);

@@ -37,9 +37,9 @@ fn tables(machine: &Machine) -> Vec<(String, Vec<u8>)> {
     let fadt = all.iter().find(|table| table.0 == "FACP").unwrap().1.clone();
     let long = |at: usize| u64::from_le_bytes(fadt[at..at + 8].try_into().unwrap());
     let short = |at: usize| u64::from(u32::from_le_bytes(fadt[at..at + 4].try_into().unwrap()));
-    assert_eq!((fadt.len(), short(36), short(40)), (244, long(132), long(140)));
-    assert_eq!(long(132) % 64, 0);
-    all.push(table(long(132)));
+    assert_eq!((fadt.len(), long(132), short(40)), (244, 0, long(140)));
+    assert_eq!(short(36) % 64, 0);
+    all.push(table(short(36)));
     all.push(table(long(140)));
     all.push(xsdt);
     all
