@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::{bench, image, process, pull, qmp, run, setup, size, test};
+use xtask::{bench, commands, image, monitor, process, pull, qmp, run, setup, size, test};
 
 /// Build, run, test and measure Monovisor, a bare-metal hypervisor managed by QMP.
 #[derive(Parser, Debug)]
@@ -45,6 +45,10 @@ Examples:
     Bench(bench::Options),
     /// Measure the images against their budgets, and check that nothing in them can allocate
     Size(size::Options),
+    /// List the QMP commands and events that are built, and those that are declared only
+    Commands(commands::Options),
+    /// Serve the monitor over a model machine on a socket: to try clients without an emulator
+    Monitor(monitor::Options),
     /// Fetch a file of the rig's store, e.g. what memsave wrote
     Pull(pull::Options),
 }
@@ -70,6 +74,8 @@ fn go(cli: Cli) -> Result<u8> {
         Subcommands::Size(options) => size::main(options).map(|()| 0),
         Subcommands::Test(options) => test::main(options),
         Subcommands::Bench(options) => bench::main(options),
+        Subcommands::Commands(options) => commands::main(options).map(|()| 0),
+        Subcommands::Monitor(options) => monitor::main(&options).map(|()| 0),
         Subcommands::Pull(options) => pull::main(options).map(|()| 0),
     }
 }

@@ -3,47 +3,16 @@
 mod human;
 mod introspection;
 mod memory;
+mod offered;
 mod run_control;
 
 use monovisor_core::handlers::{
     Block, BlockJobs, Chardevs, Display, Extras, Media, Migration, Network, Objects,
 };
-use monovisor_core::schema::{Command, Event, Offered};
 
 use crate::hypervisor::Hypervisor;
 
-/// The commands and events that are built. Everything else answers `CommandNotFound`.
-pub static OFFERED: Offered = Offered::new(
-    &[
-        Command::QMP_CAPABILITIES,
-        Command::QUERY_VERSION,
-        Command::QUERY_COMMANDS,
-        Command::QUERY_EVENTS,
-        Command::QUERY_QMP_SCHEMA,
-        Command::QUERY_COMMAND_LINE_OPTIONS,
-        Command::QUERY_STATUS,
-        Command::QUERY_NAME,
-        Command::QUERY_UUID,
-        Command::QUERY_KVM,
-        Command::QUERY_TARGET,
-        Command::QUERY_CPUS,
-        Command::CPU,
-        Command::STOP,
-        Command::CONT,
-        Command::SYSTEM_RESET,
-        Command::SYSTEM_POWERDOWN,
-        Command::INJECT_NMI,
-        Command::QUIT,
-        Command::HUMAN_MONITOR_COMMAND,
-        Command::MEMSAVE,
-        Command::PMEMSAVE,
-        Command::X_STORE_LIST,
-        Command::X_STORE_READ,
-        Command::X_QUERY_LOG,
-        Command::X_QUERY_EVENTS_LOST,
-    ],
-    &[Event::STOP, Event::RESUME, Event::RESET, Event::POWERDOWN, Event::SHUTDOWN],
-);
+pub use offered::OFFERED;
 
 impl Chardevs for Hypervisor<'_> {}
 impl Objects for Hypervisor<'_> {}
