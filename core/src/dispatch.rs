@@ -53,6 +53,12 @@ pub(crate) fn absent(command: Command) -> nb::Error<Error> {
     nb::Error::Other(Error::command_not_found(command.name()))
 }
 
+/// Keeps the optimiser from seeing through a default handler, where the whole of `core` is to be linked for inspection.
+#[inline(always)]
+pub(crate) fn hide<T>(value: T) -> T {
+    if cfg!(feature = "inspect") { core::hint::black_box(value) } else { value }
+}
+
 /// What is between the calls of a command that needs more than one.
 #[derive(Debug)]
 enum Course {

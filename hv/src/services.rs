@@ -21,7 +21,7 @@ use crate::state::Change;
 const PRODUCT: Product =
     Product { package: concat!(" (Monovisor ", env!("CARGO_PKG_VERSION"), ")"), offered: &OFFERED };
 
-static MONITOR: Mutex<Monitor<SESSIONS>> = Mutex::new(Monitor::new(PRODUCT));
+static MONITOR: Mutex<Monitor<SESSIONS>> = Mutex::new(Monitor::new());
 
 /// Steps that a session makes before the guest has its turn again.
 const MONITOR_STEPS: u32 = 32;
@@ -46,6 +46,7 @@ pub fn serve(hypervisor: Hypervisor<'_>, port: Option<SerialPort>) -> ! {
     let mut clock = Clock::new(timer::tsc_hz());
     clock.start(timer::entry_tsc());
     let monitor = MutexGuard::leak(MONITOR.lock());
+    monitor.start(PRODUCT);
     let mut services = Services { monitor, port, hypervisor, clock };
     if let Some(guest) = &services.hypervisor.guest
         && services.hypervisor.run.running()

@@ -22,6 +22,9 @@ macro_rules! family {
         $(#[$doc])*
         #[allow(unused_variables)]
         pub trait $family {
+            /// Whether there is anything of this family: where not, nothing of it is linked, and its commands are unknown.
+            const BUILT: bool = true;
+
             $( method! { $command $kind $method ($($args)*) ($($result)?) } )*
         }
 
@@ -33,6 +36,9 @@ macro_rules! family {
             cx: &mut $crate::dispatch::Context<'_>,
             w: &mut $crate::json::Writer<'_>,
         ) -> Option<$crate::handlers::Poll<bool>> {
+            if !H::BUILT {
+                return None;
+            }
             Some(match call.command() {
                 $( $crate::schema::Command::$command => {
                     run! { $command $kind $method ($($args)*) handlers call arguments cx w }
@@ -48,7 +54,7 @@ macro_rules! method {
     ($command:ident value $method:ident () ($($result:ty)?)) => {
         #[doc = concat!("See [`Command::", stringify!($command), "`](crate::schema::Command::", stringify!($command), ").")]
         fn $method(&mut self, cx: &mut $crate::dispatch::Context<'_>) -> $crate::handlers::Poll<result!($($result)?)> {
-            Err($crate::dispatch::absent($crate::schema::Command::$command))
+            $crate::dispatch::hide(Err($crate::dispatch::absent($crate::schema::Command::$command)))
         }
     };
     ($command:ident value $method:ident ($args:ty) ($($result:ty)?)) => {
@@ -58,7 +64,8 @@ macro_rules! method {
             arguments: $args,
             cx: &mut $crate::dispatch::Context<'_>,
         ) -> $crate::handlers::Poll<result!($($result)?)> {
-            Err($crate::dispatch::absent($crate::schema::Command::$command))
+            $crate::dispatch::hide(arguments);
+            $crate::dispatch::hide(Err($crate::dispatch::absent($crate::schema::Command::$command)))
         }
     };
     ($command:ident list $method:ident () ($result:ty)) => {
@@ -68,7 +75,7 @@ macro_rules! method {
             index: usize,
             cx: &mut $crate::dispatch::Context<'_>,
         ) -> $crate::handlers::Element<$result> {
-            Err($crate::Error::command_not_found($crate::schema::Command::$command.name()))
+            $crate::dispatch::hide(Err($crate::Error::command_not_found($crate::schema::Command::$command.name())))
         }
     };
     ($command:ident list $method:ident ($args:ty) ($result:ty)) => {
@@ -79,7 +86,8 @@ macro_rules! method {
             index: usize,
             cx: &mut $crate::dispatch::Context<'_>,
         ) -> $crate::handlers::Element<$result> {
-            Err($crate::Error::command_not_found($crate::schema::Command::$command.name()))
+            $crate::dispatch::hide(arguments);
+            $crate::dispatch::hide(Err($crate::Error::command_not_found($crate::schema::Command::$command.name())))
         }
     };
     ($command:ident text $method:ident ($args:ty) ()) => {
@@ -90,7 +98,8 @@ macro_rules! method {
             text: &mut $crate::Text<'_, '_>,
             cx: &mut $crate::dispatch::Context<'_>,
         ) -> $crate::handlers::Poll<()> {
-            Err($crate::dispatch::absent($crate::schema::Command::$command))
+            $crate::dispatch::hide(arguments);
+            $crate::dispatch::hide(Err($crate::dispatch::absent($crate::schema::Command::$command)))
         }
     };
 }

@@ -1,7 +1,8 @@
 //! What a product implements: one trait a family of commands, one method a command.
 //!
 //! Every method has a default that answers like an unknown command, so a product implements what it has and names that in
-//! its [`Offered`](crate::schema::Offered); a command that is not offered never gets here. Methods are of three kinds:
+//! its [`Offered`](crate::schema::Offered); a command that is not offered never gets here. A family of which nothing is there
+//! says so with `const BUILT: bool = false;`, which keeps it out of the image. Methods are of three kinds:
 //!
 //! - A **result**: the method returns it whole. A method that cannot finish now returns `WouldBlock` and is called again
 //!   with the same arguments; [`Context::first`] tells the first call from the others and [`Context::progress`] keeps a

@@ -16,22 +16,21 @@ const ROOM: usize = 16;
 struct Level {
     /// Offset of its header.
     header: u32,
-    /// Offset, in its content, of the element or key that is being printed; [`FIRST`] before the first.
+    /// One more than the offset, in its content, of the element or key that is being printed; 0 before the first.
     cursor: u32,
 }
 
-const FIRST: u32 = u32::MAX;
-
 #[derive(Clone, Copy, Debug)]
+#[repr(u8)] // the end is 0, see `Monitor::new`
 enum Place {
+    /// All is printed.
+    End,
     /// Before the value at this offset.
     Value(usize),
     /// In the text of the node at `node`, `done` bytes of which are printed. A key is followed by its value.
     Text { node: usize, done: usize },
     /// Behind an element or member of the innermost container, or at its start.
     Next,
-    /// All is printed.
-    End,
 }
 
 /// The place in a value that is being printed.
@@ -44,11 +43,7 @@ pub(crate) struct Echo {
 
 impl Echo {
     pub(crate) const fn new() -> Self {
-        Self {
-            place: Place::End,
-            depth: 0,
-            levels: [Level { header: 0, cursor: FIRST }; MAX_NESTING as usize],
-        }
+        Self { place: Place::End, depth: 0, levels: [Level { header: 0, cursor: 0 }; MAX_NESTING as usize] }
     }
 
     /// Begins with the member `key` of a message. Returns whether there is such a member.
@@ -93,7 +88,7 @@ impl Echo {
             tape::ARRAY | tape::OBJECT => {
                 w.bytes(if tag == tape::ARRAY { b"[" } else { b"{" });
                 if let Some(level) = self.levels.get_mut(self.depth) {
-                    *level = Level { header: at as u32, cursor: FIRST };
+                    *level = Level { header: at as u32, cursor: 0 };
                     self.depth = self.depth.saturating_add(1);
                 }
                 self.place = Place::Next;
@@ -162,7 +157,7 @@ impl Echo {
         };
         let header = level.header as usize;
         let content = header.saturating_add(HEADER);
-        let last = (level.cursor != FIRST).then_some(level.cursor as usize);
+        let last = level.cursor.checked_sub(1).map(|last| last as usize);
         let object = Object::at(tape, header);
         let next = match (object, last) {
             (Some(object), last) => object.successor(last),
@@ -176,7 +171,7 @@ impl Echo {
                 if last.is_some() {
                     w.bytes(b", ");
                 }
-                level.cursor = next as u32;
+                level.cursor = (next as u32).saturating_add(1);
                 let at = content.saturating_add(next);
                 if object.is_some() {
                     w.bytes(b"\"");

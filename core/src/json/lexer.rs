@@ -41,6 +41,7 @@ pub(super) enum Step {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)] // the start is 0, see `Monitor::new`
 enum State {
     Start,
     String,
@@ -74,7 +75,7 @@ pub(super) struct Lexer {
 
 impl Lexer {
     pub(super) const fn new() -> Self {
-        Self { state: State::Start, quote: b'"', unicode: 0 }
+        Self { state: State::Start, quote: 0, unicode: 0 }
     }
 
     /// Whether the next byte is one of a string's characters (not of an escape).

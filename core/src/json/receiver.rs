@@ -68,6 +68,7 @@ enum Token {
 
 /// How the message is going.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)] // the start is 0, see `Monitor::new`
 enum Course {
     /// So far, so good.
     Good,
@@ -77,8 +78,8 @@ enum Course {
     Skipped,
 }
 
-/// No container is open.
-const NONE: usize = 0xFF_FFFF;
+/// No container is open. An open one is known by the offset behind its tag, which is never 0.
+const NONE: usize = 0;
 
 /// Receives messages byte by byte into a fixed buffer.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ pub struct Receiver {
     brackets: i32,
     /// Bytes of tokens so far.
     size: usize,
-    /// Header of the innermost open container; a container's length field holds its parent's until it is closed.
+    /// Length field of the innermost open container; that field holds the place of its parent's until it is closed.
     open: usize,
     /// Where the node of the present token begins, when it is being kept.
     node: Option<usize>,
@@ -520,22 +521,21 @@ impl Receiver {
 
     /// Tag of the innermost open container.
     fn innermost(&self) -> Option<u8> {
-        if self.open == NONE { None } else { self.tape.get(self.open).copied() }
+        self.tape.get(self.open.checked_sub(1)?).copied()
     }
 
     fn enter(&mut self, tag: u8, expect: Expect) {
-        let header = self.len;
+        let length = self.len.saturating_add(1);
         self.push(&[tag, 0, 0, 0]);
-        self.patch(header.saturating_add(1), self.open);
-        self.open = header;
+        self.patch(length, self.open);
+        self.open = length;
         self.expect = expect;
     }
 
     fn leave(&mut self) {
-        let header = self.open;
-        let length = header.saturating_add(1);
+        let length = self.open;
         self.open = tape::u24(&self.tape, length);
-        self.patch(length, self.len.saturating_sub(header).saturating_sub(HEADER));
+        self.patch(length, self.len.saturating_add(1).saturating_sub(length).saturating_sub(HEADER));
         self.expect = Expect::Separator;
     }
 }

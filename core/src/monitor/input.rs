@@ -34,16 +34,22 @@ pub(super) enum Received {
 /// A place in the stream where bytes are missing.
 #[derive(Clone, Copy, Debug)]
 struct Loss {
+    /// There is such a place.
+    real: bool,
     error: LineError,
     /// Bytes in the ring before it.
     at: usize,
+}
+
+impl Loss {
+    const NONE: Self = Self { real: false, error: LineError::Overrun, at: 0 };
 }
 
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) receiver: Receiver,
     ring: Deque<u8, RECEIVE_BYTES>,
-    loss: Option<Loss>,
+    loss: Loss,
     /// Bytes are dropped until the stream can be trusted again.
     skipping: bool,
     /// When the last byte was read, in nanoseconds.
@@ -57,7 +63,7 @@ impl Input {
         Self {
             receiver: Receiver::new(),
             ring: Deque::new(),
-            loss: None,
+            loss: Loss::NONE,
             skipping: false,
             heard: 0,
             resynced: false,
@@ -102,31 +108,29 @@ impl Input {
 
     fn lose(&mut self, error: LineError) {
         self.skipping = true;
-        match self.loss {
+        if self.loss.real {
             // What came between two losses has lost its connection to both sides.
-            Some(loss) => {
-                while self.ring.len() > loss.at {
-                    self.ring.pop_back();
-                }
+            while self.ring.len() > self.loss.at {
+                self.ring.pop_back();
             }
-            None => self.loss = Some(Loss { error, at: self.ring.len() }),
+        } else {
+            self.loss = Loss { real: true, error, at: self.ring.len() };
         }
     }
 
     /// Goes on until there is something to say about the input.
     pub(super) fn next(&mut self) -> Option<Received> {
         loop {
-            if let Some(loss) = self.loss
-                && loss.at == 0
-            {
+            if self.loss.real && self.loss.at == 0 {
                 if self.skipping {
                     return None;
                 }
-                self.loss = None;
                 self.receiver.abandon();
-                return Some(Received::Lost(loss.error));
+                let error = self.loss.error;
+                self.loss = Loss::NONE;
+                return Some(Received::Lost(error));
             }
-            let limit = self.loss.map_or(usize::MAX, |loss| loss.at);
+            let limit = if self.loss.real { self.loss.at } else { usize::MAX };
             let (bytes, _) = self.ring.as_slices();
             let bytes = bytes.get(..bytes.len().min(limit)).unwrap_or_default();
             if bytes.is_empty() {
@@ -155,9 +159,7 @@ impl Input {
         for _ in 0..count {
             self.ring.pop_front();
         }
-        if let Some(loss) = &mut self.loss {
-            loss.at = loss.at.saturating_sub(count);
-        }
+        self.loss.at = self.loss.at.saturating_sub(count);
     }
 
     /// The message that was received last.
@@ -169,7 +171,7 @@ impl Input {
     pub(super) fn clear(&mut self) {
         self.receiver.abandon();
         self.ring.clear();
-        self.loss = None;
+        self.loss = Loss::NONE;
         self.skipping = false;
     }
 }

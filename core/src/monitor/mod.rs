@@ -69,7 +69,7 @@ enum Mode {
 /// Monitor with `S` sessions.
 #[derive(Debug)]
 pub struct Monitor<const S: usize> {
-    product: Product,
+    product: Option<Product>,
     modes: [Mode; S],
     inputs: [Input; S],
     replies: [Reply; S],
@@ -79,12 +79,20 @@ pub struct Monitor<const S: usize> {
     cpus: [usize; S],
 }
 
+impl<const S: usize> Default for Monitor<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<const S: usize> Monitor<S> {
-    /// A monitor that will greet on every line.
+    /// A monitor that is silent until [`start`](Self::start).
+    ///
+    /// Its memory is all zero, so that a static one takes no place in an image.
     #[must_use]
-    pub const fn new(product: Product) -> Self {
+    pub const fn new() -> Self {
         Self {
-            product,
+            product: None,
             modes: [Mode::Silent; S],
             inputs: [const { Input::new() }; S],
             replies: [const { Reply::new() }; S],
@@ -92,6 +100,11 @@ impl<const S: usize> Monitor<S> {
             limits: Limits::new(),
             cpus: [0; S],
         }
+    }
+
+    /// Lets the monitor speak for a product: it greets on every line.
+    pub fn start(&mut self, product: Product) {
+        self.product = Some(product);
     }
 
     /// Sends an event to every session in command mode.
@@ -196,7 +209,8 @@ impl<const S: usize> Monitor<S> {
     /// Makes something to send: the next piece of a reply, or the beginning of one. Returns whether anything was done.
     fn advance<H: Handlers>(&mut self, session: usize, handlers: &mut H, now: Now) -> bool {
         let Self { product, modes, inputs, replies, rings, limits, cpus } = self;
-        let (Some(mode), Some(input), Some(reply), Some(cpu)) = (
+        let (Some(product), Some(mode), Some(input), Some(reply), Some(cpu)) = (
+            product,
             modes.get_mut(session),
             inputs.get_mut(session),
             replies.get_mut(session),

@@ -19,6 +19,7 @@ const TAIL: usize = 64;
 
 /// What a session is sending.
 #[derive(Debug)]
+#[repr(u8)] // nothing is 0, see `Monitor::new`
 enum Phase {
     /// Nothing: the next message may be looked at.
     Idle,

@@ -138,12 +138,9 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let mut rig = Self {
-            monitor: Box::new(Monitor::new(PRODUCT)),
-            guest: Guest::default(),
-            lines: Default::default(),
-            now: 0,
-        };
+        let mut rig =
+            Self { monitor: Box::default(), guest: Guest::default(), lines: Default::default(), now: 0 };
+        rig.monitor.start(PRODUCT);
         for session in 0..2 {
             assert_eq!(rig.say(session, ""), GREETING);
         }

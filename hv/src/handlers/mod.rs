@@ -14,12 +14,30 @@ use crate::hypervisor::Hypervisor;
 
 pub use offered::OFFERED;
 
-impl Chardevs for Hypervisor<'_> {}
-impl Objects for Hypervisor<'_> {}
-impl Block for Hypervisor<'_> {}
-impl Media for Hypervisor<'_> {}
-impl BlockJobs for Hypervisor<'_> {}
-impl Network for Hypervisor<'_> {}
-impl Migration for Hypervisor<'_> {}
-impl Display for Hypervisor<'_> {}
-impl Extras for Hypervisor<'_> {}
+impl Chardevs for Hypervisor<'_> {
+    const BUILT: bool = false;
+}
+impl Objects for Hypervisor<'_> {
+    const BUILT: bool = false;
+}
+impl Block for Hypervisor<'_> {
+    const BUILT: bool = false;
+}
+impl Media for Hypervisor<'_> {
+    const BUILT: bool = false;
+}
+impl BlockJobs for Hypervisor<'_> {
+    const BUILT: bool = false;
+}
+impl Network for Hypervisor<'_> {
+    const BUILT: bool = false;
+}
+impl Migration for Hypervisor<'_> {
+    const BUILT: bool = false;
+}
+impl Display for Hypervisor<'_> {
+    const BUILT: bool = false;
+}
+impl Extras for Hypervisor<'_> {
+    const BUILT: bool = false;
+}

@@ -47,7 +47,8 @@ impl Rig {
     #[must_use]
     pub fn new(options: Options) -> Self {
         let model = Model::new(options);
-        let monitor = Box::new(Monitor::new(model.product()));
+        let mut monitor = Box::new(Monitor::new());
+        monitor.start(model.product());
         let mut rig = Self { monitor, model, lines: Default::default(), now: 0 };
         rig.run();
         rig
