@@ -35,8 +35,8 @@ const fn set(words: &mut [u64], bit: usize) -> bool {
     before != words[bit / WORD]
 }
 
-fn test(words: &[u64], bit: usize) -> bool {
-    words.get(bit / WORD).is_some_and(|word| word >> (bit % WORD) & 1 != 0)
+const fn test(words: &[u64], bit: usize) -> bool {
+    bit / WORD < words.len() && words[bit / WORD] >> (bit % WORD) & 1 != 0
 }
 
 impl Offered {
@@ -99,12 +99,12 @@ impl Offered {
     }
 
     /// Whether the command is offered.
-    pub fn has(&self, command: Command) -> bool {
+    pub const fn has(&self, command: Command) -> bool {
         test(&self.commands, command.index())
     }
 
     /// Whether the event can be sent.
-    pub fn has_event(&self, event: Event) -> bool {
+    pub const fn has_event(&self, event: Event) -> bool {
         test(&self.events, event.index())
     }
 

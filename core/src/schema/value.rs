@@ -1,11 +1,8 @@
 //! How typed values are read from visited arguments and printed in QEMU's key order.
 
-use heapless::Vec;
-
-use crate::json::{Array, Elements, Object, Ordered, Value, Writer, bucket};
+use crate::json::{Array, Emit, Object, Value, Writer, bucket};
 
 use super::decl::TypeRef;
-use super::visit::MAX_DEPTH;
 
 /// A type that the schema knows.
 pub trait Qapi {
@@ -298,7 +295,7 @@ impl<T: Qapi> Qapi for List<'_, T> {
     const TYPE: TypeRef = T::TYPE.list();
     fn print(&self, writer: &mut Writer<'_>) {
         match *self {
-            Self::Array(array) => print_value(Value::Array(array), writer),
+            Self::Array(array) => Value::Array(array).emit(writer),
             Self::Slice(slice) => slice.print(writer),
             Self::With(with) => {
                 writer.begin_array();
@@ -356,7 +353,7 @@ impl<T: Qapi> Qapi for Boxed<'_, T> {
     const TYPE: TypeRef = T::TYPE;
     fn print(&self, writer: &mut Writer<'_>) {
         match *self {
-            Self::Object(object) => print_value(Value::Object(object), writer),
+            Self::Object(object) => Value::Object(object).emit(writer),
             Self::Ref(value) => value.print(writer),
         }
     }
@@ -390,7 +387,7 @@ impl Qapi for Any<'_> {
     const TYPE: TypeRef = TypeRef::one("any");
     fn print(&self, writer: &mut Writer<'_>) {
         match *self {
-            Self::Value(value) => print_value(value, writer),
+            Self::Value(value) => value.emit(writer),
             Self::With(value) => value.emit(writer),
         }
     }
@@ -399,57 +396,5 @@ impl Qapi for Any<'_> {
 impl<'a> Decode<'a> for Any<'a> {
     fn decode(value: Value<'a>) -> Option<Self> {
         Some(Self::Value(value))
-    }
-}
-
-/// A container that is being printed.
-enum Open<'a> {
-    Array(Elements<'a>),
-    Object(Ordered<'a>),
-}
-
-/// Prints a value of the arguments again. What is nested deeper than [`MAX_DEPTH`] (which no visited type is) is left
-/// empty.
-fn print_value(value: Value<'_>, writer: &mut Writer<'_>) {
-    let mut open: Vec<Open<'_>, MAX_DEPTH> = Vec::new();
-    let mut next = Some(value);
-    loop {
-        match next.take() {
-            Some(Value::Null) => writer.null(),
-            Some(Value::Bool(value)) => writer.bool(value),
-            Some(Value::Int(value)) => writer.int(value),
-            Some(Value::Double(value)) => writer.double(value.to_f64()),
-            Some(Value::Str(value)) => writer.string(value),
-            Some(Value::Array(array)) => {
-                writer.begin_array();
-                if open.push(Open::Array(array.iter())).is_err() {
-                    writer.end_array();
-                }
-            }
-            Some(Value::Object(object)) => {
-                writer.begin_object();
-                if open.push(Open::Object(object.ordered())).is_err() {
-                    writer.end_object();
-                }
-            }
-            None => {}
-        }
-        match open.last_mut() {
-            None => return,
-            Some(Open::Array(rest)) => next = rest.next(),
-            Some(Open::Object(rest)) => {
-                next = rest.next().map(|(key, value)| {
-                    writer.key(key);
-                    value
-                });
-            }
-        }
-        if next.is_none() {
-            match open.pop() {
-                Some(Open::Array(_)) => writer.end_array(),
-                Some(Open::Object(_)) => writer.end_object(),
-                None => return,
-            }
-        }
     }
 }
