@@ -13,6 +13,10 @@
 //! but MCE; CR3 and, through the TPR shadow, CR8. A write to a bit that it does not own exits. A legal one only changes the
 //! read shadow, and the instruction runs again: this time it finds nothing to exit for, and the CPU does all the rest
 //! (PDPTEs, LMA, TLB, faults) as on bare metal.
+//!
+//! Not done: barriers against speculation across the two worlds beyond cleared registers (IBRS, L1D flush and VERW on entry,
+//! RSB filling on exit), XSAVES components of IA32_XSS, and hiding RDTSCP, INVPCID and XSAVES from a guest whose CPUID does
+//! not list them: they work wherever the CPU has them.
 
 mod bitmap;
 mod capability;
