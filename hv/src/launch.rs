@@ -10,6 +10,7 @@ use monovisor_loader::{Bundle, BundleError, Options, acpi};
 use spin::{Mutex, MutexGuard};
 
 use crate::guest::Guest;
+use crate::machine::{HAS_HPET, HAS_I8042};
 
 /// Length of a UUID in text form.
 const UUID_TEXT: usize = 36;
@@ -123,7 +124,7 @@ impl Launch {
         let kernel = self.image("kernel", options.kernel.ok_or(LaunchError::NoKernel)?)?;
         let initrd = options.initrd.map(|name| self.image("initrd", name)).transpose()?;
         let ram = guest.ram();
-        let machine = acpi::Machine { cpus: options.cpus, i8042: crate::machine::HAS_I8042, hpet: false };
+        let machine = acpi::Machine { cpus: options.cpus, i8042: HAS_I8042, hpet: HAS_HPET };
         acpi::build(ram, &machine).map_err(LaunchError::Acpi)?;
         let linux = LinuxGuest {
             kernel,

@@ -7,7 +7,7 @@ use monovisor_core::Monitor;
 use monovisor_core::monitor::{Now, Product};
 use monovisor_core::schema::run_state::{Powerdown, Reset, RunState, Shutdown, Stop};
 use monovisor_devices::Request;
-use monovisor_host::{info, interrupts, power, timer};
+use monovisor_host::{boot_info, frames, info, interrupts, power, timer};
 use spin::{Mutex, MutexGuard};
 
 use crate::clock::Clock;
@@ -48,18 +48,33 @@ pub fn serve(hypervisor: Hypervisor<'_>, port: Option<SerialPort>) -> ! {
     let monitor = MutexGuard::leak(MONITOR.lock());
     monitor.start(PRODUCT);
     let mut services = Services { monitor, port, hypervisor, clock };
-    if let Some(guest) = &services.hypervisor.guest
-        && services.hypervisor.run.running()
-    {
-        let ticks = timer::now_tsc().wrapping_sub(timer::entry_tsc());
-        info!("guest of {} MiB starts {ticks} TSC ticks after entry", guest.ram().size() >> 20);
-    }
+    services.report();
     loop {
         services.turn();
     }
 }
 
 impl Services<'_> {
+    /// What an operator wants to know about the start, on the log.
+    fn report(&self) {
+        let hypervisor = &self.hypervisor;
+        let guest = hypervisor.guest.as_ref().map_or(0, |guest| guest.ram().size());
+        if let Some(boot) = boot_info() {
+            let modules: u64 = boot.modules.iter().map(|module| module.data.len() as u64).sum();
+            let (_, store) = hypervisor.files.usage();
+            let others = guest + store + modules + frames::available();
+            info!("{} bytes of RAM for Monovisor itself", boot.memory.usable().saturating_sub(others));
+        }
+        if hypervisor.run.running() {
+            let entry = timer::entry_tsc();
+            let ticks = timer::now_tsc().wrapping_sub(entry);
+            info!(
+                "entered at TSC {entry}; guest of {} MiB starts {ticks} TSC ticks after entry",
+                guest >> 20
+            );
+        }
+    }
+
     fn now(&self) -> Now {
         Now { monotonic: self.clock.now(timer::now_tsc()), wall: timer::wall_clock() }
     }

@@ -1,6 +1,6 @@
 //! Instructions that the hypervisor carries out for the guest: MMIO, string I/O, and finding the next one.
 
-use monovisor_arch::{IoExit, MemoryExit, Vcpu};
+use monovisor_arch::{CpuMode, IoExit, MemoryExit, Vcpu};
 use monovisor_devices::Pc;
 use monovisor_insn::{self as insn, Bus, Encoding, Outcome, Ports};
 
@@ -42,8 +42,11 @@ impl<V: Vcpu> Machine<V> {
     pub(super) fn advance_decoded(&mut self, usual: Option<Encoding>) -> Step {
         let next = match usual {
             Some(usual) => insn::next_rip(&mut self.vcpu, self.ram, usual),
-            None => insn::instruction_length(&mut self.vcpu, self.ram)
-                .map(|length| self.vcpu.rip().wrapping_add(length.into())),
+            None => insn::instruction_length(&mut self.vcpu, self.ram).map(|length| {
+                let next = self.vcpu.rip().wrapping_add(length.into());
+                // Outside 64-bit mode the instruction pointer has 32 bits.
+                if self.vcpu.mode() == CpuMode::Long64 { next } else { next & 0xffff_ffff }
+            }),
         };
         match next {
             Ok(rip) => {
@@ -57,9 +60,8 @@ impl<V: Vcpu> Machine<V> {
     pub(super) fn emulate(&mut self, exit: &MemoryExit) -> Step {
         self.load_task_priority();
         let now = self.now();
-        let bytes = (exit.instruction.len != 0).then_some(exit.instruction);
         let mut devices = Devices { pc: self.pc, backend: &mut self.backend, vcpu: super::VCPU, now };
-        match insn::emulate(&mut self.vcpu, self.ram, &mut devices, bytes) {
+        match insn::emulate_access(&mut self.vcpu, self.ram, &mut devices, exit) {
             Ok(()) => {
                 self.store_task_priority();
                 self.after_device()
@@ -89,7 +91,11 @@ impl<V: Vcpu> Machine<V> {
                 self.vcpu.inject(event);
                 Step::Continue
             }
-            Outcome::Unsupported(_) => {
+            Outcome::Unsupported(instruction) => {
+                monovisor_host::warn!(
+                    "an instruction of the guest with opcode {:#04x} is not emulated",
+                    instruction.opcode
+                );
                 Step::Stop(Halt::Emulation { address: address.unwrap_or(0), rip: self.vcpu.rip() })
             }
             Outcome::CodeOutsideRam { address } => {

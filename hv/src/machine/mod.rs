@@ -78,7 +78,10 @@ pub enum SliceEnd {
 const SLICE_EXITS: u32 = 4096;
 
 /// The PC has a keyboard controller with keyboard and mouse.
-pub const HAS_I8042: bool = false;
+pub const HAS_I8042: bool = true;
+
+/// The PC has an HPET.
+pub const HAS_HPET: bool = true;
 
 /// The only virtual processor there is, so far.
 const VCPU: usize = 0;

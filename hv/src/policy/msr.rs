@@ -24,10 +24,11 @@ const MTRR_FIX_64K: u32 = 0x250;
 const MTRR_FIX_16K: u32 = 0x258;
 const MTRR_FIX_4K: u32 = 0x268;
 const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
-/// AMD: SYSCFG, HWCR, NB_CFG, VM_CR, DE_CFG.
+/// AMD: SYSCFG, HWCR, NB_CFG, INT_PENDING, VM_CR, DE_CFG.
 const SYSCFG: u32 = 0xc001_0010;
 const HWCR: u32 = 0xc001_0015;
 const NB_CFG: u32 = 0xc001_001f;
+const INT_PENDING: u32 = 0xc001_0055;
 const VM_CR: u32 = 0xc001_0114;
 const DE_CFG: u32 = 0xc001_1029;
 
@@ -96,7 +97,7 @@ impl Msrs {
             IA32_BIOS_SIGN_ID => Ok(0xffff_ffff << if self.intel { 32 } else { 0 }),
             IA32_PLATFORM_ID if self.intel => Ok(0),
             IA32_MISC_ENABLE if self.intel => Ok(MISC_ENABLE),
-            SYSCFG | HWCR | NB_CFG if !self.intel => Ok(0),
+            SYSCFG | HWCR | NB_CFG | INT_PENDING if !self.intel => Ok(0),
             VM_CR if !self.intel => Ok(VM_CR_SVMDIS_LOCK),
             DE_CFG if !self.intel => Ok(DE_CFG_LFENCE),
             _ => Err(Refused),
@@ -170,6 +171,7 @@ mod tests {
     fn a_vendor_has_its_own_and_not_the_other_ones() {
         let (mut intel, mut amd) = (Msrs::new(true), Msrs::new(false));
         assert_eq!(intel.read(VM_CR), Err(Refused));
+        assert_eq!(amd.read(INT_PENDING), Ok(0), "Linux reads it on every AMD processor");
         assert_eq!(amd.read(VM_CR), Ok(VM_CR_SVMDIS_LOCK));
         assert_eq!(amd.write(VM_CR, 0), Err(Refused));
         assert_eq!(amd.read(IA32_MISC_ENABLE), Err(Refused));
