@@ -1,4 +1,4 @@
-//! What a declaration says, as constants. Only the linking of [`super::tables`] and the reference documentation read
+//! What a declaration says, as constants. Only the linking of `tables` and the reference documentation read
 //! these; no board image holds them.
 
 /// The type of a member, an argument or a result.

@@ -1,4 +1,4 @@
-//! The notation in which the schema is written: [`types!`], [`commands!`] and [`events!`].
+//! The notation in which the schema is written: `types!`, `commands!` and `events!`.
 //!
 //! A declaration is ordinary Rust as far as it can be. What it adds is the name on the wire, where that is no Rust
 //! identifier (`cpu_index as "cpu-index": Option<i64>`), and the union forms of QAPI:
@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Each item gives a typed structure, its printing in QEMU's key order, its reading from visited arguments, and a
-//! constant descriptor (`DECL`) from which [`super::tables`] are linked.
+//! constant descriptor (`DECL`) from which `tables` are linked.
 
 /// The name on the wire of a member: the given one, or the field's own.
 macro_rules! wire {
@@ -47,7 +47,7 @@ macro_rules! types {
     };
 }
 
-/// Forwards one item of [`types!`] to the macro of its kind.
+/// Forwards one item of `types!` to the macro of its kind.
 macro_rules! item {
     (enum [$($doc:literal)*] $name:ident [] [] { $($body:tt)* }) => {
         enum_item! { [$($doc)*] $name { $($body)* } }

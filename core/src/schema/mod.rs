@@ -1,6 +1,6 @@
 //! The schema: every command, event and type of QMP as QEMU 2.8 knows them, and our own extensions.
 //!
-//! One file a QAPI module declares them, in the notation of [`macros`]. From that one source come
+//! One file a QAPI module declares them, in the notation of `macros.rs`. From that one source come
 //! - typed structures for arguments and results ([`block_core`], [`machine`], … and [`value`]),
 //! - the argument visitor, with QEMU's errors ([`arguments`]),
 //! - what `query-commands`, `query-events` and `query-qmp-schema` answer ([`CommandList`], [`EventList`],
