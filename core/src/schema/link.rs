@@ -233,7 +233,7 @@ impl Linker {
         match decl.shape {
             Shape::Enum(words) => {
                 ty.first = self.word_count as u16;
-                ty.count = words.len() as u8;
+                ty.count = small(words.len());
                 let mut i = 0;
                 while i < words.len() {
                     self.words[self.word_count] = self.strings.add(words[i].word);
@@ -243,12 +243,12 @@ impl Linker {
             }
             Shape::Struct(members) => {
                 ty.first = self.member_count as u16;
-                ty.count = members.len() as u8;
+                ty.count = small(members.len());
                 self.push_members(members);
             }
             Shape::Union { members, tag, branches } => {
                 ty.first = self.member_count as u16;
-                ty.count = members.len() as u8;
+                ty.count = small(members.len());
                 self.push_members(members);
                 let tag = self.strings.add(tag);
                 let mut i = 0;
@@ -260,7 +260,7 @@ impl Linker {
                 }
                 assert!(ty.tag != NO_TAG, "a union's tag is none of its members");
                 ty.first_branch = self.member_count as u16;
-                ty.branches = branches.len() as u8;
+                ty.branches = small(branches.len());
                 let mut i = 0;
                 while i < branches.len() {
                     let branch = self.resolve(branches[i].ty, false);
@@ -275,7 +275,7 @@ impl Linker {
                 let kind = self.resolve(kind, false);
                 self.push_member("type", kind);
                 ty.first_branch = self.member_count as u16;
-                ty.branches = branches.len() as u8;
+                ty.branches = small(branches.len());
                 // The wrappers below add members of their own, so the branches' places are taken first.
                 self.member_count += branches.len();
                 let mut i = 0;
@@ -289,7 +289,7 @@ impl Linker {
             }
             Shape::Alternate(types) => {
                 ty.first = self.member_count as u16;
-                ty.count = types.len() as u8;
+                ty.count = small(types.len());
                 let mut i = 0;
                 while i < types.len() {
                     let one = self.resolve(types[i], false);
@@ -450,6 +450,12 @@ const fn sorts_before(strings: &Interner, a: StrId, b: StrId) -> bool {
         k += 1;
     }
     i == a_end && k < b_end
+}
+
+/// A count that fits its field in the tables; the build stops where it does not.
+const fn small(count: usize) -> u8 {
+    assert!(count < NO_TAG as usize, "a type has too many parts");
+    count as u8
 }
 
 /// The name under which extensions are declared.
