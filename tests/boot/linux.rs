@@ -68,8 +68,8 @@ fn shell(rig: &mut Running, command: &str) -> Result<String> {
     rig.console.skip();
     rig.console.send(&format!("{command}; echo E''ND\n"))?;
     let text = rig.console.expect("END", limit(rig.board, 20))?;
-    // The first line is the echo of what was typed.
-    Ok(text.split_once('\n').map_or(text.clone(), |(_, rest)| rest.trim().to_owned()))
+    // What was typed is echoed, and the prompt may come before it.
+    Ok(text.rsplit_once("E''ND").map_or("", |(_, rest)| rest).trim().to_owned())
 }
 
 fn console_script(rig: &mut Running) -> Result<()> {
@@ -134,7 +134,7 @@ fn queries(rig: &Running) -> Result<()> {
     ensure!(ask("cpu").is_err(), "cpu without its argument");
     client.execute("cpu", json!({ "index": 0 }))?;
     let error = client.execute("cpu", json!({ "index": 7 })).err().context("there is no CPU 7")?;
-    ensure!(format!("{error:#}").contains("Invalid"), "{error:#}");
+    ensure!(format!("{error:#}").contains("Parameter 'index' expects a CPU number"), "{error:#}");
     // A long reply, whole and in order.
     if named("query-qmp-schema") {
         let schema = client.execute("query-qmp-schema", json!({}))?;

@@ -46,7 +46,7 @@ impl Bridge {
         let listener = line::listen(path)?;
         let ours = line.try_clone()?;
         let thread = std::thread::spawn(move || {
-            let _ = Server { line, listener, protocol }.run();
+            let _ = Server { line, listener, protocol, string: StringState::default() }.run();
         });
         Ok(Self { path: path.to_owned(), line: ours, thread: Some(thread) })
     }
@@ -79,6 +79,28 @@ struct Server {
     line: Line,
     listener: UnixListener,
     protocol: Protocol,
+    string: StringState,
+}
+
+/// Whether a JSON string is open in what a client has sent: there 0xFF is a bad byte, and only ends the message.
+#[derive(Default)]
+struct StringState {
+    quote: Option<u8>,
+    escaped: bool,
+}
+
+impl StringState {
+    fn feed(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            match self.quote {
+                Some(_) if self.escaped => self.escaped = false,
+                Some(_) if byte == b'\\' => self.escaped = true,
+                Some(quote) if byte == quote => self.quote = None,
+                None if matches!(byte, b'"' | b'\'') => self.quote = Some(byte),
+                _ => {}
+            }
+        }
+    }
 }
 
 impl Server {
@@ -152,7 +174,10 @@ impl Server {
             if asked {
                 match client.read(&mut buffer) {
                     Ok(0) | Err(_) => return Ok(End::Client),
-                    Ok(count) => self.line.write_all(&buffer[..count])?,
+                    Ok(count) => {
+                        self.string.feed(&buffer[..count]);
+                        self.line.write_all(&buffer[..count])?;
+                    }
                 }
             }
         }
@@ -162,7 +187,9 @@ impl Server {
     fn greet(&mut self, client: &UnixStream) -> Result<std::result::Result<Vec<u8>, End>> {
         let mut seen = Vec::new();
         let mut buffer = [0; 4096];
-        self.line.write_all(&[RESYNC])?;
+        // The first one ends an open string, the second one is heard.
+        let open = std::mem::take(&mut self.string).quote.is_some();
+        self.line.write_all(if open { &[RESYNC; 2] } else { &[RESYNC] })?;
         let (mut again, mut asked) = (Instant::now() + GREETING_LIMIT, 1);
         let mut gone = false;
         loop {

@@ -40,12 +40,22 @@ trap_common:
     push r14
     push r15
     cld
+    // With CR0.TS set the saving itself would raise #NM.
+    mov rbx, cr0
+    test bl, 8
+    jz 1f
+    clts
+1:
     mov rdi, rsp
     sub rsp, 512
     fxsave64 [rsp]
     call {trap}
     fxrstor64 [rsp]
     add rsp, 512
+    test bl, 8
+    jz 2f
+    mov cr0, rbx
+2:
     pop r15
     pop r14
     pop r13

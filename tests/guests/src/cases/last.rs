@@ -43,8 +43,8 @@ pub fn run(name: &str) {
             }
         }
         "beyond-ram" => beyond_ram(),
-        "ports" => every_port(),
-        "msrs" => many_msrs(),
+        "every-port" => every_port(),
+        "many-msrs" => many_msrs(),
         other => println!("FAIL unknown case {other}"),
     }
 }
