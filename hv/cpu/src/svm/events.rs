@@ -165,13 +165,27 @@ impl Svm {
     /// exits so where a chip raises #GP: a guest's MOV of reserved bits into CR3 or CR4. If that was not it, the next
     /// entry is refused as well, at the same place.
     pub(super) fn refused(&mut self, code: u64) -> Option<Exit> {
+        let basis = self.interrupt_basis();
+        let control = self.control_mut();
         // What the processor has kept of a block that it refused is anybody's guess.
-        self.control_mut().clean = 0;
+        control.clean = 0;
+        // TCG even overwrites such a block: with the host's state, and zero in this field, where some bits are always set.
+        let overwritten = control.interrupt_control & basis != basis;
+        control.interrupt_control |= basis;
+        if overwritten {
+            // Not to be entered again before it has been set anew: `check` sees to that.
+            self.save_mut().efer = 0;
+            self.touch(clean::CONTROL);
+        }
         // Where #GP has been delivered, RSP at least is another.
         let place = (self.save().rip, self.save().rsp);
-        let reason = match check::check(&self.memory.vmcb, self.features.physical_bits) {
+        let known =
+            if overwritten { None } else { check::check(&self.memory.vmcb, self.features.physical_bits) };
+        let reason = match known {
             Some(reason) => reason,
-            None if self.unexplained == Some(place) => "VMEXIT_INVALID: invalid guest state in VMCB",
+            None if overwritten || self.unexplained == Some(place) => {
+                "VMEXIT_INVALID: invalid guest state in VMCB"
+            }
             None => {
                 self.unexplained = Some(place);
                 self.inject(Event::fault(vector::GP, 0));

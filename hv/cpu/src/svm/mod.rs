@@ -247,6 +247,12 @@ impl Svm {
         &mut self.memory.vmcb.control
     }
 
+    /// What is always set in the interrupt control field: without V_INTR_MASKING the guest's IF would keep the host's
+    /// interrupts out.
+    fn interrupt_basis(&self) -> u64 {
+        interrupt::MASKING | if self.features.virtual_nmi { interrupt::NMI_ENABLE } else { 0 }
+    }
+
     /// Marks state that has been set from outside.
     fn touch(&mut self, changed: u32) {
         self.control_mut().clean &= !changed;
@@ -267,6 +273,7 @@ impl Svm {
     }
 
     fn set_up(&mut self, nested_root: u64) {
+        let basis = self.interrupt_basis();
         let memory = &mut *self.memory;
         memory.ports.intercept_all();
         memory.msrs.intercept_all();
@@ -286,10 +293,7 @@ impl Svm {
         control.asid = 1;
         // Whatever an earlier user of this ASID has left.
         control.tlb_control = TLB_FLUSH_ALL;
-        control.interrupt_control = interrupt::MASKING;
-        if self.features.virtual_nmi {
-            control.interrupt_control |= interrupt::NMI_ENABLE;
-        }
+        control.interrupt_control = basis;
         control.nested_control = NESTED_PAGING;
         control.nested_cr3 = nested_root;
         memory.context.guest = &raw mut memory.vmcb as u64;

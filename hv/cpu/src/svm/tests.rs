@@ -250,6 +250,16 @@ fn a_refused_entry_has_a_reason() {
 }
 
 #[test]
+fn a_block_overwritten_at_a_refused_entry_is_not_entered_again() {
+    let mut svm = vcpu(features());
+    svm.control_mut().interrupt_control = 0;
+    leave(&mut svm, exit::INVALID_LOW, 0);
+    assert!(matches!(svm.internal_exit(exit::INVALID_LOW), Some(Exit::EntryFailed(_))));
+    assert_eq!(svm.memory.vmcb.control.interrupt_control, interrupt::MASKING);
+    assert!(matches!(svm.prepare(), Some(Exit::EntryFailed(_))));
+}
+
+#[test]
 fn what_is_changed_is_not_clean() {
     let mut svm = vcpu(features());
     let mut changed = |change: &dyn Fn(&mut Svm)| {

@@ -231,10 +231,11 @@ impl Vcpu for Svm {
         self.tpr_threshold = 0;
         self.step = None;
         self.unexplained = None;
+        let basis = self.interrupt_basis();
+        self.control_mut().interrupt_control = basis;
         self.update_virtual_interrupt();
         self.set_intercept(intercept::IRET, false);
         let control = self.control_mut();
-        control.interrupt_control &= !(interrupt::TPR | interrupt::NMI | interrupt::NMI_MASK);
         control.interrupt_shadow = 0;
         control.event_injection = 0;
         control.exception_intercepts = EXCEPTION_INTERCEPTS;

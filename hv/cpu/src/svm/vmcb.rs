@@ -249,8 +249,6 @@ pub mod interrupt {
     pub const IRQ: u64 = 1 << 8;
     /// V_NMI: a virtual NMI is pending.
     pub const NMI: u64 = 1 << 11;
-    /// V_NMI_MASK: virtual NMIs are blocked until IRET.
-    pub const NMI_MASK: u64 = 1 << 12;
     /// V_INTR_PRIO, four bits.
     pub const PRIORITY_SHIFT: u32 = 16;
     /// V_IGN_TPR: V_IRQ is taken whatever V_TPR says.
