@@ -19,8 +19,8 @@ use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
-use crate::machine::Machine;
 use crate::machine::exits::host_cpuid;
+use crate::machine::{MAX_CPUS, Machine};
 use crate::policy::{cpuid, features};
 use crate::port::SerialPort;
 use crate::ram::GuestRam;
@@ -171,7 +171,7 @@ fn make<P: Processor>(
     intel: bool,
 ) -> Result<Machine<P>, MakeError<P::Error>> {
     let options = &launch.options;
-    if options.cpus != 1 {
+    if options.cpus > MAX_CPUS {
         return Err(MakeError::Cpus(options.cpus));
     }
     let size = options.memory & !0xfff;

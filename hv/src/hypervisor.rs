@@ -7,6 +7,8 @@ use monovisor_core::{Context, Error};
 use monovisor_host::{error, info};
 
 use crate::guest::Guest;
+use crate::handlers::machine::Parameters;
+use crate::handlers::pci::Functions;
 use crate::hmp::Hmp;
 use crate::launch::Launch;
 use crate::machine::Halt;
@@ -49,6 +51,10 @@ pub struct Hypervisor<'g> {
     pub(crate) hmp: [Hmp; SESSIONS],
     /// The piece of the log that is being sent.
     pub(crate) log_piece: [u8; LOG_PIECE_BYTES],
+    /// The parameters of the option that is being sent.
+    pub(crate) parameters: Parameters,
+    /// The PCI functions that are being sent.
+    pub(crate) pci: &'static mut Functions,
     /// Why there is no guest, or why it cannot go on.
     reason: heapless::String<REASON_BYTES>,
 }
@@ -64,6 +70,8 @@ impl<'g> Hypervisor<'g> {
             requests: Requests::default(),
             hmp: [const { Hmp::new() }; SESSIONS],
             log_piece: [0; LOG_PIECE_BYTES],
+            parameters: Parameters::NONE,
+            pci: Functions::take(),
             reason: heapless::String::new(),
         }
     }

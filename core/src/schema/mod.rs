@@ -50,7 +50,7 @@ pub mod ui;
 pub use decl::Throttle;
 pub use introspection::{CommandList, EventList, SchemaList};
 pub use offered::Offered;
-pub use value::{Any, Boxed, List};
+pub use value::{Any, Boxed, List, Source};
 pub use visit::{MAX_DEPTH, arguments, no_arguments};
 
 use crate::json::Emit;

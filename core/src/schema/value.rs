@@ -245,6 +245,12 @@ impl<T: Qapi> Qapi for [T] {
     }
 }
 
+/// Elements that are made from something in memory, and may borrow from it.
+pub trait Source<'a, T> {
+    /// The element of this index, if there is one.
+    fn item(&'a self, index: usize) -> Option<T>;
+}
+
 /// A list inside of arguments or of a result.
 pub enum List<'a, T> {
     /// Elements of the arguments, read one by one.
@@ -253,6 +259,8 @@ pub enum List<'a, T> {
     Slice(&'a [T]),
     /// Elements made when asked for, up to the first `None`.
     With(&'a dyn Fn(usize) -> Option<T>),
+    /// The same, made by something in memory.
+    From(&'a dyn Source<'a, T>),
 }
 
 impl<T> List<'_, T> {
@@ -277,10 +285,11 @@ impl<T> core::fmt::Debug for List<'_, T> {
 impl<'a, T: Decode<'a> + Copy + 'a> List<'a, T> {
     /// The elements.
     pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
-        let (array, slice, with) = match *self {
-            Self::Array(array) => (Some(array), &[][..], None),
-            Self::Slice(slice) => (None, slice, None),
-            Self::With(with) => (None, &[][..], Some(with)),
+        let (array, slice, with, from) = match *self {
+            Self::Array(array) => (Some(array), &[][..], None, None),
+            Self::Slice(slice) => (None, slice, None, None),
+            Self::With(with) => (None, &[][..], Some(with), None),
+            Self::From(from) => (None, &[][..], None, Some(from)),
         };
         array
             .into_iter()
@@ -288,6 +297,7 @@ impl<'a, T: Decode<'a> + Copy + 'a> List<'a, T> {
             .filter_map(T::decode)
             .chain(slice.iter().copied())
             .chain((0..).map_while(move |index| with.and_then(|with| with(index))))
+            .chain((0..).map_while(move |index| from.and_then(|from| from.item(index))))
     }
 }
 
@@ -300,6 +310,13 @@ impl<T: Qapi> Qapi for List<'_, T> {
             Self::With(with) => {
                 writer.begin_array();
                 for item in (0..).map_while(with) {
+                    item.print(writer);
+                }
+                writer.end_array();
+            }
+            Self::From(from) => {
+                writer.begin_array();
+                for item in (0..).map_while(|index| from.item(index)) {
                     item.print(writer);
                 }
                 writer.end_array();

@@ -146,6 +146,17 @@ impl Pc {
         &self.config
     }
 
+    /// The PCI functions of bus 0, in the order of their addresses; offset 0 of each.
+    pub fn pci_functions(&self) -> impl Iterator<Item = (Address, &ConfigSpace)> {
+        let at = |slot, function| Address { bus: 0, slot, function, offset: 0 };
+        [
+            (at(layout::PCI_SLOT_HOST_BRIDGE, 0), &self.chipset.host_bridge),
+            (at(layout::PCI_SLOT_ISA_BRIDGE, 0), &self.chipset.isa_bridge),
+            (at(layout::PCI_SLOT_ISA_BRIDGE, layout::PCI_FUNCTION_POWER), &self.chipset.power),
+        ]
+        .into_iter()
+    }
+
     /// Sets the rig's wall time, in nanoseconds since 1970 UTC, for this moment of the virtual clock: at power-up
     /// and whenever the virtual clock has stood still.
     pub fn set_wall_clock(&mut self, unix: i64, now: u64) {

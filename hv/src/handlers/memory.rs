@@ -2,8 +2,8 @@
 
 use monovisor_core::Context;
 use monovisor_core::Error;
-use monovisor_core::handlers::{Memory, Poll};
-use monovisor_core::schema::memory::{MemsaveArgs, PmemsaveArgs};
+use monovisor_core::handlers::{Element, Memory, Poll};
+use monovisor_core::schema::memory::{Memdev, MemoryDeviceInfo, MemsaveArgs, PmemsaveArgs};
 use monovisor_store::{FileId, IfExists};
 
 use crate::guest::read_physical;
@@ -92,5 +92,14 @@ impl Memory for Hypervisor<'_> {
     fn pmemsave(&mut self, arguments: PmemsaveArgs<'_>, cx: &mut Context<'_>) -> Poll<()> {
         let (address, size) = (arguments.val.cast_unsigned(), arguments.size.cast_unsigned());
         self.save(Source::Physical, address, size, arguments.filename, cx)
+    }
+
+    fn query_memdev(&mut self, _: usize, _: &mut Context<'_>) -> Element<Memdev<'_>> {
+        // RAM is not made of back ends.
+        Ok(None)
+    }
+
+    fn query_memory_devices(&mut self, _: usize, _: &mut Context<'_>) -> Element<MemoryDeviceInfo<'_>> {
+        Ok(None)
     }
 }

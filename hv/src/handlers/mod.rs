@@ -1,43 +1,27 @@
 //! What each QMP command does: the monitor core's handler traits, implemented by the hypervisor.
 
 mod human;
-mod introspection;
+pub(crate) mod machine;
 mod memory;
+mod nothing;
 mod offered;
+pub(crate) mod pci;
 mod run_control;
+mod trace;
 
-use monovisor_core::handlers::{
-    Block, BlockJobs, Chardevs, Display, Extras, Media, Migration, Network, Objects,
-};
+use monovisor_core::handlers::{Base, Chardevs, Media, Migration, Network, Objects};
+use monovisor_core::schema::Offered;
 
 use crate::hypervisor::Hypervisor;
 
 pub use offered::OFFERED;
 
-impl Chardevs for Hypervisor<'_> {
-    const BUILT: bool = false;
+impl Base for Hypervisor<'_> {
+    const OFFERED: &'static Offered = &OFFERED;
 }
-impl Objects for Hypervisor<'_> {
-    const BUILT: bool = false;
-}
-impl Block for Hypervisor<'_> {
-    const BUILT: bool = false;
-}
-impl Media for Hypervisor<'_> {
-    const BUILT: bool = false;
-}
-impl BlockJobs for Hypervisor<'_> {
-    const BUILT: bool = false;
-}
-impl Network for Hypervisor<'_> {
-    const BUILT: bool = false;
-}
-impl Migration for Hypervisor<'_> {
-    const BUILT: bool = false;
-}
-impl Display for Hypervisor<'_> {
-    const BUILT: bool = false;
-}
-impl Extras for Hypervisor<'_> {
-    const BUILT: bool = false;
-}
+
+impl Chardevs for Hypervisor<'_> {}
+impl Objects for Hypervisor<'_> {}
+impl Media for Hypervisor<'_> {}
+impl Network for Hypervisor<'_> {}
+impl Migration for Hypervisor<'_> {}

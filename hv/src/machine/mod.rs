@@ -83,6 +83,9 @@ pub const HAS_I8042: bool = true;
 /// The PC has an HPET.
 pub const HAS_HPET: bool = true;
 
+/// Most virtual processors.
+pub const MAX_CPUS: u8 = 1;
+
 /// The only virtual processor there is, so far.
 const VCPU: usize = 0;
 

@@ -48,6 +48,17 @@ pub struct Identity {
     pub subsystem: u16,
 }
 
+/// What a base address register asks for, and what it has been given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Ports, not memory.
+    pub io: bool,
+    /// Where it is; `None` while it decodes nothing.
+    pub address: Option<u64>,
+    /// Ports or bytes.
+    pub size: u32,
+}
+
 /// A configuration space.
 #[derive(Clone, Debug)]
 pub struct ConfigSpace {
@@ -162,6 +173,19 @@ impl ConfigSpace {
         }
     }
 
+    /// The region of a BAR that has been declared.
+    pub fn region(&self, index: u8) -> Option<Region> {
+        let at = usize::from(header::BAR0 + 4 * (index % 6));
+        let mask = self.writable.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))?;
+        if mask == 0 {
+            return None;
+        }
+        let io = self.get_u32(at as u8) & 1 != 0;
+        let address = if io { self.io_address(index).map(u64::from) } else { self.memory_address(index) };
+        // The lowest writable bit is the size (PCI 3.0, 6.2.5.1).
+        Some(Region { io, address, size: mask & mask.wrapping_neg() })
+    }
+
     /// Address that a memory BAR decodes, if memory space is on and it has one.
     pub fn memory_address(&self, index: u8) -> Option<u64> {
         let address = self.get_u32(header::BAR0 + 4 * (index % 6)) & !0xf;
@@ -218,8 +242,11 @@ mod tests {
         space.write(0x14, 4, 0xe000_4000);
         space.write(0x10, 4, 0xc040);
         assert_eq!((space.memory_address(1), space.io_address(0)), (None, None));
+        assert_eq!(space.region(0), Some(Region { io: true, address: None, size: 0x40 }));
+        assert_eq!(space.region(2), None);
         space.write(4, 2, 3);
         assert_eq!((space.memory_address(1), space.io_address(0)), (Some(0xe000_4000), Some(0xc040)));
+        assert_eq!(space.region(1), Some(Region { io: false, address: Some(0xe000_4000), size: 0x4000 }));
     }
 
     #[test]

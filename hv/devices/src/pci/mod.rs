@@ -5,4 +5,4 @@ pub mod chipset;
 pub mod config;
 
 pub use bus::{Address, ConfigPort};
-pub use config::ConfigSpace;
+pub use config::{ConfigSpace, Region};

@@ -1,0 +1,55 @@
+//! Queries about things that the machine cannot have: their lists are empty, and that is the truth.
+
+use monovisor_core::Context;
+use monovisor_core::handlers::{Block, BlockJobs, Display, Element, Extras};
+use monovisor_core::schema::block_core::{BlockDeviceInfo, BlockInfo, BlockStats, QueryBlockstatsArgs};
+use monovisor_core::schema::block_job::BlockJobInfo;
+use monovisor_core::schema::tpm::{TPMInfo, TpmModel, TpmType};
+use monovisor_core::schema::ui::MouseInfo;
+
+use crate::hypervisor::Hypervisor;
+
+impl Block for Hypervisor<'_> {
+    fn query_block(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockInfo<'_>> {
+        Ok(None)
+    }
+
+    fn query_blockstats(
+        &mut self,
+        _: QueryBlockstatsArgs,
+        _: usize,
+        _: &mut Context<'_>,
+    ) -> Element<BlockStats<'_>> {
+        Ok(None)
+    }
+
+    fn query_named_block_nodes(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockDeviceInfo<'_>> {
+        Ok(None)
+    }
+}
+
+impl BlockJobs for Hypervisor<'_> {
+    fn query_block_jobs(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockJobInfo<'_>> {
+        Ok(None)
+    }
+}
+
+impl Display for Hypervisor<'_> {
+    fn query_mice(&mut self, _: usize, _: &mut Context<'_>) -> Element<MouseInfo<'_>> {
+        Ok(None)
+    }
+}
+
+impl Extras for Hypervisor<'_> {
+    fn query_tpm(&mut self, _: usize, _: &mut Context<'_>) -> Element<TPMInfo<'_>> {
+        Ok(None)
+    }
+
+    fn query_tpm_models(&mut self, _: usize, _: &mut Context<'_>) -> Element<TpmModel> {
+        Ok(None)
+    }
+
+    fn query_tpm_types(&mut self, _: usize, _: &mut Context<'_>) -> Element<TpmType> {
+        Ok(None)
+    }
+}
