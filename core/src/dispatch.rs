@@ -142,6 +142,9 @@ impl Call {
     ) -> Poll<bool> {
         let arguments = message.get("arguments").and_then(Value::as_object).unwrap_or(NO_ARGUMENTS);
         (cx.first, cx.progress) = (self.first, self.progress);
+        if self.first {
+            handlers.observe(self.command, cx);
+        }
         let result = self.families(arguments, handlers, cx, w);
         (self.first, self.progress) = (false, cx.progress);
         result

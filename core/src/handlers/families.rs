@@ -1,7 +1,7 @@
 //! The families of commands.
 
 use crate::{
-    handlers::StoreFiles,
+    handlers::{Base, StoreFiles},
     json::Object,
     schema::{
         Any, block::*, block_core::*, block_job::*, blockdev::*, char::*, cpu::*, dump::*, extensions::*,
@@ -255,7 +255,8 @@ family! {
 
 /// All families.
 pub trait Handlers:
-    RunControl
+    Base
+    + RunControl
     + Machine
     + Cpus
     + Memory
@@ -276,14 +277,14 @@ pub trait Handlers:
 }
 
 impl<H> Handlers for H where
-    H: RunControl
+    H: Base
+        + RunControl
         + Machine
         + Cpus
         + Memory
         + Human
         + Trace
         + Store
-        + StoreFiles
         + StoreFiles
         + Chardevs
         + Objects

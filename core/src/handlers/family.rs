@@ -22,25 +22,23 @@ macro_rules! family {
         $(#[$doc])*
         #[allow(unused_variables)]
         pub trait $family {
-            /// Whether there is anything of this family: where not, nothing of it is linked, and its commands are unknown.
-            const BUILT: bool = true;
-
             $( method! { $command $kind $method ($($args)*) ($($result)?) } )*
         }
 
         /// Calls the method of a command of this family. `None`: it is not of this family.
-        pub(crate) fn $call<H: $family + ?Sized>(
+        pub(crate) fn $call<H: $family + $crate::handlers::Base + ?Sized>(
             handlers: &mut H,
             call: &mut $crate::dispatch::Call,
             arguments: $crate::json::Object<'_>,
             cx: &mut $crate::dispatch::Context<'_>,
             w: &mut $crate::json::Writer<'_>,
         ) -> Option<$crate::handlers::Poll<bool>> {
-            if !H::BUILT {
-                return None;
-            }
             Some(match call.command() {
                 $( $crate::schema::Command::$command => {
+                    // Known at compile time: nothing of a command that is not offered is linked.
+                    if const { !H::OFFERED.has($crate::schema::Command::$command) } {
+                        return None;
+                    }
                     run! { $command $kind $method ($($args)*) handlers call arguments cx w }
                 } )*
                 _ => return None,

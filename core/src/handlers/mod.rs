@@ -1,8 +1,7 @@
 //! What a product implements: one trait a family of commands, one method a command.
 //!
 //! Every method has a default that answers like an unknown command, so a product implements what it has and names that in
-//! its [`Offered`](crate::schema::Offered); a command that is not offered never gets here. A family of which nothing is there
-//! says so with `const BUILT: bool = false;`, which keeps it out of the image. Methods are of three kinds:
+//! its [`Offered`]; a command that is not offered never gets here, and nothing of it is linked. Methods are of three kinds:
 //!
 //! - A **result**: the method returns it whole. A method that cannot finish now returns `WouldBlock` and is called again
 //!   with the same arguments; [`Context::first`] tells the first call from the others and [`Context::progress`] keeps a
@@ -20,9 +19,23 @@ mod families;
 
 pub use families::*;
 
-use crate::Error;
 #[cfg(doc)]
-use crate::{Context, Text};
+use crate::Text;
+use crate::{
+    Context, Error,
+    schema::{Command, Offered},
+};
+
+/// What all commands have in common.
+pub trait Base {
+    /// The commands that are built.
+    const OFFERED: &'static Offered;
+
+    /// A command is about to be carried out: called once for each, for tracing.
+    fn observe(&mut self, command: Command, cx: &Context<'_>) {
+        let _ = (command, cx);
+    }
+}
 
 /// The files of the store, as far as reading them goes.
 pub trait StoreFiles {

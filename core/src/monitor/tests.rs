@@ -86,6 +86,10 @@ impl StoreFiles for Guest {
     }
 }
 
+impl Base for Guest {
+    const OFFERED: &'static Offered = &OFFERED;
+}
+
 impl Machine for Guest {}
 impl Cpus for Guest {}
 impl Memory for Guest {}

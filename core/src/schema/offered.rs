@@ -98,6 +98,23 @@ impl Offered {
         queued
     }
 
+    /// Offers everything that is declared.
+    pub const fn all() -> Self {
+        let mut commands = [Command(0); Command::COUNT];
+        let mut i = 0;
+        while i < commands.len() {
+            commands[i] = Command(i as u8);
+            i += 1;
+        }
+        let mut events = [Event(0); Event::COUNT];
+        let mut i = 0;
+        while i < events.len() {
+            events[i] = Event(i as u8);
+            i += 1;
+        }
+        Self::new(&commands, &events)
+    }
+
     /// Whether the command is offered.
     pub const fn has(&self, command: Command) -> bool {
         test(&self.commands, command.index())

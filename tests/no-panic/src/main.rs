@@ -8,7 +8,7 @@
 use core::{convert::Infallible, hint::black_box, panic::PanicInfo};
 use monovisor_core::{LineError, Monitor, Now, Port, Product, handlers::*, schema::*};
 
-static OFFERED: Offered = Offered::new(&[Command::QMP_CAPABILITIES, Command::QUERY_STATUS], &[]);
+static OFFERED: Offered = Offered::all();
 
 struct Nobody;
 struct Line;
@@ -27,6 +27,10 @@ macro_rules! nothing {
 }
 nothing!(RunControl Machine Cpus Memory Human Trace Store StoreFiles Chardevs Objects Block Media BlockJobs Network
     Migration Display Extras);
+
+impl Base for Nobody {
+    const OFFERED: &'static Offered = &OFFERED;
+}
 
 /// Where the linker starts.
 #[unsafe(no_mangle)]

@@ -17,6 +17,7 @@ mod trace;
 
 use std::collections::BTreeMap;
 
+use monovisor_core::handlers::Base;
 use monovisor_core::schema::run_state::{
     Powerdown, Reset, Resume, RunState, Shutdown, Stop, Suspend, Wakeup,
 };
@@ -159,6 +160,10 @@ pub static OFFERED: Offered = Offered::new(
         Event::WAKEUP,
     ],
 );
+
+impl Base for Model {
+    const OFFERED: &'static Offered = &OFFERED;
+}
 
 /// How a model is made.
 #[derive(Clone, Debug)]
