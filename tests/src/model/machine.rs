@@ -1,12 +1,17 @@
 //! What machine it is, and its CPUs.
 
 use monovisor_core::handlers::{Cpus, Element, Machine, Poll};
+use monovisor_core::schema::List;
+use monovisor_core::schema::cpu::CpuDefinitionInfo;
 use monovisor_core::schema::cpu::{
     CpuAddArgs, CpuArgs, CpuInfo, CpuInfoArch, CpuInfoBranch, CpuInfoX86, CpuInstanceProperties,
     HotpluggableCpu,
 };
-use monovisor_core::schema::machine::{AcpiOstInfo, KvmInfo, TargetInfo, UuidInfo};
-use monovisor_core::schema::misc::{IoThreadInfo, NameInfo};
+use monovisor_core::schema::machine::{AcpiOstInfo, KvmInfo, MachineInfo, TargetInfo, UuidInfo};
+use monovisor_core::schema::misc::{
+    CommandLineOptionInfo, CommandLineParameterInfo, CommandLineParameterType, IoThreadInfo, NameInfo,
+    QueryCommandLineOptionsArgs,
+};
 use monovisor_core::{Context, Error};
 
 use super::Model;
@@ -18,6 +23,24 @@ pub(super) struct Cpu {
     path: String,
     pc: i64,
 }
+
+/// A parameter of an option.
+const fn parameter(name: &'static str, kind: CommandLineParameterType) -> CommandLineParameterInfo<'static> {
+    CommandLineParameterInfo { name, kind, help: None, default: None }
+}
+
+/// The options that the model is made by, as [`super::Options`] has them.
+const OPTIONS: &[(&str, &[CommandLineParameterInfo<'static>])] = &[
+    ("memory", {
+        use CommandLineParameterType::{Number, Size};
+        &[parameter("maxmem", Size), parameter("slots", Number), parameter("size", Size)]
+    }),
+    ("smp-opts", {
+        use CommandLineParameterType::Number;
+        &[parameter("maxcpus", Number), parameter("cpus", Number)]
+    }),
+    ("name", &[parameter("guest", CommandLineParameterType::String)]),
+];
 
 /// The address of the first instruction.
 const RESET_VECTOR: i64 = 0xffff_fff0;
@@ -59,6 +82,44 @@ impl Machine for Model {
 
     fn query_target(&mut self, _: &mut Context<'_>) -> Poll<TargetInfo<'_>> {
         Ok(TargetInfo { arch: "x86_64" })
+    }
+
+    fn query_machines(&mut self, index: usize, _: &mut Context<'_>) -> Element<MachineInfo<'_>> {
+        const PC: MachineInfo<'_> = MachineInfo {
+            name: "pc-i440fx-2.8",
+            alias: Some("pc"),
+            is_default: Some(true),
+            cpu_max: 255,
+            hotpluggable_cpus: true,
+        };
+        Ok((index == 0).then_some(PC))
+    }
+
+    fn query_cpu_definitions(&mut self, index: usize, _: &mut Context<'_>) -> Element<CpuDefinitionInfo<'_>> {
+        Ok((index == 0).then_some(CpuDefinitionInfo {
+            name: "qemu64",
+            migration_safe: None,
+            is_static: false,
+            unavailable_features: Some(List::EMPTY),
+        }))
+    }
+
+    fn query_command_line_options(
+        &mut self,
+        arguments: QueryCommandLineOptionsArgs<'_>,
+        index: usize,
+        _: &mut Context<'_>,
+    ) -> Element<CommandLineOptionInfo<'_>> {
+        let wanted = |option: &&(&str, _)| arguments.option.is_none_or(|name| name == option.0);
+        if let Some(name) = arguments.option
+            && !OPTIONS.iter().any(|option| option.0 == name)
+        {
+            return Err(Error::generic(format_args!("invalid option name: {name}")));
+        }
+        Ok(OPTIONS.iter().filter(wanted).nth(index).map(|&(option, parameters)| CommandLineOptionInfo {
+            option,
+            parameters: List::Slice(parameters),
+        }))
     }
 
     fn query_acpi_ospm_status(&mut self, _: usize, _: &mut Context<'_>) -> Element<AcpiOstInfo<'_>> {
