@@ -29,7 +29,7 @@ impl Place {
 }
 
 /// A processor at one instruction, and the memory that it sees.
-pub(crate) struct Context<'a, C, M> {
+pub(crate) struct Context<'a, C: ?Sized, M> {
     pub cpu: &'a mut C,
     pub memory: &'a M,
     pub paging: Paging,
@@ -39,7 +39,7 @@ pub(crate) struct Context<'a, C, M> {
     pub translated: Option<u64>,
 }
 
-impl<'a, C: VcpuState, M: GuestMemory> Context<'a, C, M> {
+impl<'a, C: VcpuState + ?Sized, M: GuestMemory> Context<'a, C, M> {
     pub fn new(cpu: &'a mut C, memory: &'a M) -> Self {
         let (paging, mode) = (Paging::of(cpu), cpu.mode());
         Self { cpu, memory, paging, mode, translated: None }

@@ -16,7 +16,7 @@ use crate::{Bus, Intent, Outcome, fetch, string};
 ///
 /// Left to the caller: a #DB for RFLAGS.TF. Not checked: alignment (#AC), protection keys, CS limit.
 pub fn emulate(
-    cpu: &mut impl VcpuState,
+    cpu: &mut (impl VcpuState + ?Sized),
     memory: &impl GuestMemory,
     bus: &mut impl Bus,
     bytes: Option<InstructionBytes>,
@@ -28,7 +28,7 @@ pub fn emulate(
 
 /// The same for an exit whose guest-physical address is known, which saves a walk of the guest's tables.
 pub fn emulate_access(
-    cpu: &mut impl VcpuState,
+    cpu: &mut (impl VcpuState + ?Sized),
     memory: &impl GuestMemory,
     bus: &mut impl Bus,
     exit: &MemoryExit,
@@ -48,13 +48,13 @@ enum Operand {
     Memory(Place),
 }
 
-pub(crate) struct Emulator<'a, C, M, B> {
+pub(crate) struct Emulator<'a, C: ?Sized, M, B> {
     pub context: Context<'a, C, M>,
     pub bus: &'a mut B,
     pub instruction: Instruction,
 }
 
-impl<C: VcpuState, M: GuestMemory, B: Bus> Emulator<'_, C, M, B> {
+impl<C: VcpuState + ?Sized, M: GuestMemory, B: Bus> Emulator<'_, C, M, B> {
     fn run(&mut self) -> Result<(), Outcome> {
         match self.instruction.map {
             OpcodeMap::One if matches!(self.instruction.opcode, 0xa4..=0xa7 | 0xaa..=0xaf) => {

@@ -45,7 +45,7 @@ impl Encoding {
 /// `usual` is what the exit reason makes likely; a guest that wrote it with prefixes, or something else with the
 /// same exit, is served by the decoder. `Err` is what the guest sees instead (its code page has gone, say).
 pub fn next_rip(
-    cpu: &mut impl VcpuState,
+    cpu: &mut (impl VcpuState + ?Sized),
     memory: &impl GuestMemory,
     usual: Encoding,
 ) -> Result<u64, Outcome> {
@@ -67,20 +67,23 @@ pub fn next_rip(
 }
 
 /// Length in bytes of the instruction at the guest's RIP.
-pub fn instruction_length(cpu: &mut impl VcpuState, memory: &impl GuestMemory) -> Result<u8, Outcome> {
+pub fn instruction_length(
+    cpu: &mut (impl VcpuState + ?Sized),
+    memory: &impl GuestMemory,
+) -> Result<u8, Outcome> {
     Ok(instruction(cpu, memory, None)?.length)
 }
 
 /// Fetches (where `bytes` has none) and decodes the instruction at the guest's RIP.
 pub fn instruction(
-    cpu: &mut impl VcpuState,
+    cpu: &mut (impl VcpuState + ?Sized),
     memory: &impl GuestMemory,
     bytes: Option<InstructionBytes>,
 ) -> Result<Instruction, Outcome> {
     fetch(&Context::new(cpu, memory), bytes)
 }
 
-pub(crate) fn fetch<C: VcpuState, M: GuestMemory>(
+pub(crate) fn fetch<C: VcpuState + ?Sized, M: GuestMemory>(
     context: &Context<'_, C, M>,
     given: Option<InstructionBytes>,
 ) -> Result<Instruction, Outcome> {
@@ -120,7 +123,7 @@ pub(crate) fn fetch<C: VcpuState, M: GuestMemory>(
     decode(&buffer, context.mode).map_err(|_| Outcome::exception(Event::fault(vector::GP, 0)))
 }
 
-fn read_code<C: VcpuState, M: GuestMemory>(
+fn read_code<C: VcpuState + ?Sized, M: GuestMemory>(
     context: &Context<'_, C, M>,
     linear: u64,
     buffer: &mut [u8],

@@ -79,7 +79,12 @@ impl Outcome {
 /// Reads guest memory by linear address as a debugger does: no permission is asked for, no table changes.
 ///
 /// Returns how many bytes at the start of `buffer` could be read; fewer than all where a page is not mapped.
-pub fn peek(cpu: &impl VcpuState, memory: &impl GuestMemory, linear: u64, buffer: &mut [u8]) -> usize {
+pub fn peek(
+    cpu: &(impl VcpuState + ?Sized),
+    memory: &impl GuestMemory,
+    linear: u64,
+    buffer: &mut [u8],
+) -> usize {
     let paging = Paging::of(cpu);
     let mut done = 0usize;
     while let Some(rest) = buffer.get_mut(done..) {

@@ -14,7 +14,7 @@ use crate::{Bus, Intent, Outcome};
 pub const ITERATIONS: u32 = 128;
 
 /// Runs one string instruction (opcodes A4 to A7 and AA to AF) and moves RIP when it is finished.
-pub(crate) fn run<C: VcpuState, M: GuestMemory, B: Bus>(
+pub(crate) fn run<C: VcpuState + ?Sized, M: GuestMemory, B: Bus>(
     emulator: &mut Emulator<'_, C, M, B>,
 ) -> Result<(), Outcome> {
     let instruction = emulator.instruction;
@@ -46,7 +46,7 @@ pub(crate) fn run<C: VcpuState, M: GuestMemory, B: Bus>(
     Ok(())
 }
 
-fn iteration<C: VcpuState, M: GuestMemory, B: Bus>(
+fn iteration<C: VcpuState + ?Sized, M: GuestMemory, B: Bus>(
     emulator: &mut Emulator<'_, C, M, B>,
 ) -> Result<(), Outcome> {
     let instruction = emulator.instruction;
@@ -109,7 +109,7 @@ fn iteration<C: VcpuState, M: GuestMemory, B: Bus>(
     Ok(())
 }
 
-fn compare<C: VcpuState, M: GuestMemory, B: Bus>(
+fn compare<C: VcpuState + ?Sized, M: GuestMemory, B: Bus>(
     emulator: &mut Emulator<'_, C, M, B>,
     left: u64,
     right: u64,

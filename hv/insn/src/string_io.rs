@@ -23,7 +23,7 @@ pub trait Ports {
 /// On `Ok(true)` RIP is behind the instruction; on `Ok(false)` RIP stays, the registers show how far it has come,
 /// and the next entry goes on. Permissions of the port (IOPL, TSS bitmap) have been checked by the processor.
 pub fn string_io(
-    cpu: &mut impl VcpuState,
+    cpu: &mut (impl VcpuState + ?Sized),
     memory: &impl GuestMemory,
     bus: &mut (impl Bus + Ports),
     io: &IoExit,
@@ -77,7 +77,7 @@ pub fn string_io(
 }
 
 /// Moves `batch` elements upwards from `linear`; they are in one page if there are several. Returns how many.
-fn transfer<C: VcpuState, M: GuestMemory>(
+fn transfer<C: VcpuState + ?Sized, M: GuestMemory>(
     context: &Context<'_, C, M>,
     bus: &mut (impl Bus + Ports),
     io: &IoExit,
@@ -130,7 +130,7 @@ fn advanced(value: u64, step: u64, width: u8) -> u64 {
     }
 }
 
-fn finish<C: VcpuState, M: GuestMemory>(
+fn finish<C: VcpuState + ?Sized, M: GuestMemory>(
     context: &mut Context<'_, C, M>,
     instruction: &Instruction,
 ) -> Result<bool, Outcome> {

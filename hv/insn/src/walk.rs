@@ -95,7 +95,7 @@ pub struct Paging {
 impl Paging {
     /// The rules for explicit accesses by the code that `cpu` runs now.
     #[inline]
-    pub fn of(cpu: &impl VcpuState) -> Self {
+    pub fn of(cpu: &(impl VcpuState + ?Sized)) -> Self {
         let control = cpu.control();
         let tables = if control.cr0 & bits::CR0_PG == 0 {
             Tables::Off

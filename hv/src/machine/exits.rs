@@ -122,8 +122,10 @@ impl<V: Vcpu> Machine<V> {
     }
 
     fn memory(&mut self, exit: &MemoryExit) -> Step {
-        if exit.table_walk || exit.access == MemoryAccess::Fetch {
-            // Page tables or code in device space: no PC has that, and nothing sensible can follow.
+        let delivery = self.vcpu.pending_event().is_some();
+        if exit.table_walk || exit.access == MemoryAccess::Fetch || delivery {
+            // Page tables, code, or the IDT or stack of an event, in device space: no PC has that, and nothing
+            // sensible can follow.
             return Step::Stop(Halt::Emulation { address: exit.address, rip: self.vcpu.rip() });
         }
         self.emulate(exit)
