@@ -24,7 +24,8 @@ impl Human for Hypervisor<'_> {
         let Some(slot) = self.hmp.get_mut(cx.session) else { return Ok(()) };
         let mut hmp = core::mem::take(slot);
         let cpu = match arguments.cpu_index {
-            None => cx.cpu,
+            // As in QEMU 2.8, what `cpu` set does not count here: each command starts at the first processor.
+            None => 0,
             Some(index) => match usize::try_from(index) {
                 Ok(index) if self.guest.as_ref().is_some_and(|guest| guest.cpu(index).is_some()) => index,
                 _ => return Err(nb::Error::Other(Error::expects("cpu-index", "a CPU number"))),

@@ -131,7 +131,7 @@ impl Cpus for Hypervisor<'_> {
         };
         Ok(Some(CpuInfo {
             cpu: index as i64,
-            current: index == cx.cpu,
+            current: index == 0,
             halted,
             qom_path: "/machine/unattached/device[0]",
             // No threads here: the number of the physical processor, from 1 as thread ids are.

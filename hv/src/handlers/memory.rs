@@ -79,7 +79,7 @@ impl Hypervisor<'_> {
 impl Memory for Hypervisor<'_> {
     fn memsave(&mut self, arguments: MemsaveArgs<'_>, cx: &mut Context<'_>) -> Poll<()> {
         let cpu = match arguments.cpu_index {
-            None => cx.cpu,
+            None => 0,
             Some(index) => match usize::try_from(index) {
                 Ok(index) if self.guest.as_ref().is_some_and(|guest| guest.cpu(index).is_some()) => index,
                 _ => return Err(nb::Error::Other(Error::expects("cpu-index", "a CPU number"))),

@@ -179,7 +179,7 @@ impl Hmp {
         }
         let end = text.find(|c: char| c == '/' || c.is_ascii_whitespace()).unwrap_or(text.len());
         let (name, arguments) = text.split_at(end);
-        let Some(command) = find(COMMANDS, name) else { return self.unknown("", name) };
+        let Some(command) = find(COMMANDS, name) else { return self.unknown(name) };
         if let Err(fault) = self.run(command, arguments.trim_start(), cpu, target) {
             let mut second = Line::new();
             let _ = write!(second, "Try \"help {}\" for more information", command.name);
@@ -187,11 +187,11 @@ impl Hmp {
         }
     }
 
-    fn unknown(&mut self, prefix: &str, name: &str) {
+    fn unknown(&mut self, name: &str) {
         let mut line = Line::new();
         // A name too long for the line is cut, as by no means a command.
         let mut shown = name;
-        while write!(line, "unknown command: '{prefix}{shown}'").is_err() {
+        while write!(line, "unknown command: '{shown}'").is_err() {
             line.clear();
             let half = shown.floor_char_boundary(shown.len() / 2);
             shown = &shown[..half];
@@ -383,7 +383,7 @@ impl Hmp {
         let end = arguments.find(|c: char| c.is_ascii_whitespace()).unwrap_or(arguments.len());
         let (name, rest) = arguments.split_at(end);
         let Some(topic) = find(INFO, name) else {
-            self.unknown("info ", name);
+            self.unknown(name);
             return Ok(());
         };
         self.done(command, rest)?;

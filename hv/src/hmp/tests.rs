@@ -85,6 +85,7 @@ fn answers_of_a_real_2_8() {
         ("print 1+", &["unexpected end of expression", "Try \"help p|print\" for more information"]),
         ("sum 0 16", &["00000"]),
         ("nosuch", &["unknown command: 'nosuch'"]),
+        ("info nope", &["unknown command: 'nope'"]),
         ("cpu 9", &["invalid CPU index"]),
         ("i 0x71", &["portb[0x0071] = 0x71"]),
         (
