@@ -125,7 +125,7 @@ impl Machine for Hypervisor<'_> {
 }
 
 impl Cpus for Hypervisor<'_> {
-    fn query_cpus(&mut self, index: usize, cx: &mut Context<'_>) -> Element<CpuInfo<'_>> {
+    fn query_cpus(&mut self, index: usize, _: &mut Context<'_>) -> Element<CpuInfo<'_>> {
         let Some((pc, halted)) = self.guest.as_ref().and_then(|guest| guest.cpu(index)) else {
             return Ok(None);
         };
