@@ -3,6 +3,8 @@
 use monovisor_host::timer;
 use monovisor_host::uart::Uart;
 
+use crate::trace::{self, Point};
+
 /// What the guest's devices are connected to.
 pub struct Backend {
     console: Option<Uart>,
@@ -22,14 +24,23 @@ impl Backend {
 
 impl monovisor_devices::Backend for Backend {
     fn console_write(&mut self, byte: u8) -> bool {
-        self.console.as_mut().is_none_or(|console| console.write(byte).is_ok())
+        let taken = self.console.as_mut().is_none_or(|console| console.write(byte).is_ok());
+        if taken && trace::enabled() {
+            trace::record(Point::SerialWrite, None, format_args!("byte={byte:#04x}"));
+        }
+        taken
     }
 
     fn console_read(&mut self) -> Option<u8> {
         let console = self.console.as_mut()?;
         loop {
             match console.read() {
-                Ok(byte) => return Some(byte),
+                Ok(byte) => {
+                    if trace::enabled() {
+                        trace::record(Point::SerialRead, None, format_args!("byte={byte:#04x}"));
+                    }
+                    return Some(byte);
+                }
                 Err(nb::Error::WouldBlock) => return None,
                 // A broken character on a console is noise: a person sees it and types again.
                 Err(nb::Error::Other(_)) => {}

@@ -114,6 +114,9 @@ fn start<P: Processor>(
 
 /// What is wrong with the command line keeps the guest from starting: it is not the one that was asked for.
 fn report_options(hypervisor: &mut Hypervisor<'_>) {
+    if let Some(problem) = hypervisor.launch.boot_problem() {
+        hypervisor.fail(format_args!("{problem}"));
+    }
     let errors = hypervisor.launch.options.errors;
     if let Some(first) = errors.first {
         hypervisor.fail(format_args!("{first}"));

@@ -2,6 +2,7 @@
 
 use core::fmt::Write;
 
+use monovisor_arch::layout::MAX_VCPUS;
 use monovisor_core::schema::run_state::{self, RunState};
 use monovisor_core::{Context, Error};
 use monovisor_host::{error, info};
@@ -12,8 +13,10 @@ use crate::handlers::pci::Functions;
 use crate::hmp::Hmp;
 use crate::launch::Launch;
 use crate::machine::Halt;
-use crate::state::{Change, RunControl};
+use crate::services::trace_event;
+use crate::state::{self, Change, RunControl};
 use crate::store::Files;
+use crate::trace::{self, Point};
 
 /// Sessions of the monitor: one a QMP line.
 pub const SESSIONS: usize = 1;
@@ -100,7 +103,24 @@ impl<'g> Hypervisor<'g> {
         {
             guest.start_clock();
         }
+        self.trace_state(change);
         Ok(change)
+    }
+
+    /// How many processors the guest has.
+    pub(crate) fn processors(&self) -> usize {
+        let Some(guest) = &self.guest else { return 0 };
+        (0..MAX_VCPUS).take_while(|index| guest.cpu(*index).is_some()).count()
+    }
+
+    fn trace_state(&self, change: Change) {
+        if trace::enabled() && change != Change::None {
+            trace::record(
+                Point::VmStateNotify,
+                None,
+                format_args!("state={}", state::name(self.run.state())),
+            );
+        }
     }
 
     /// Stops the guest in `state`. The caller sends STOP where this says so.
@@ -111,6 +131,7 @@ impl<'g> Hypervisor<'g> {
         {
             guest.stop_clock();
         }
+        self.trace_state(change);
         change
     }
 
@@ -118,13 +139,22 @@ impl<'g> Hypervisor<'g> {
     pub(crate) fn announce(change: Change, cx: &mut Context<'_>) {
         match change {
             Change::None => {}
-            Change::Resumed => cx.event(&run_state::Resume {}),
-            Change::Stopped => cx.event(&run_state::Stop {}),
+            Change::Resumed => {
+                trace_event::<run_state::Resume>();
+                cx.event(&run_state::Resume {});
+            }
+            Change::Stopped => {
+                trace_event::<run_state::Stop>();
+                cx.event(&run_state::Stop {});
+            }
         }
     }
 
     /// Resets the machine and loads the kernel again.
     pub fn reset(&mut self) {
+        if trace::enabled() {
+            trace::record(Point::SystemReset, None, format_args!(""));
+        }
         let Some(guest) = &mut self.guest else { return };
         guest.reset();
         match self.launch.load(*guest) {

@@ -3,6 +3,7 @@
 use core::fmt::{self, Write};
 
 use monovisor_host::BootInfo;
+use monovisor_host::boot::BootError;
 use monovisor_loader::bundle::plain;
 use monovisor_loader::linux::{self, Image, LinuxGuest, LoadError};
 use monovisor_loader::options::MAX_LINE;
@@ -86,6 +87,12 @@ impl Launch {
             let _ = write!(uuid, "{dash}{byte:02x}");
         }
         Self { options, bundle, bundle_error, boot, uuid }
+    }
+
+    /// What was wrong with the loader's hand-over, where the machine could be started all the same: a module or the command
+    /// line is missing.
+    pub fn boot_problem(&self) -> Option<BootError> {
+        self.boot.problem
     }
 
     /// The guest's UUID in text form; zeros where none was given, as QEMU says.

@@ -10,6 +10,7 @@
 //! | `hypervisor`, `state` | what the monitor drives, and its run state |
 //! | `handlers` | the QMP commands |
 //! | `hmp` | the human monitor |
+//! | `trace` | tracepoints |
 //! | `clock`, `ram`, `store`, `port`, `backend` | time, memory, files and lines |
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
@@ -29,5 +30,6 @@ pub mod ram;
 mod services;
 mod state;
 mod store;
+mod trace;
 
 pub use boot::run;

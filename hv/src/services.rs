@@ -5,6 +5,8 @@
 
 use monovisor_core::Monitor;
 use monovisor_core::monitor::{Now, Product};
+use monovisor_core::schema::EventData;
+use monovisor_core::schema::machine::RtcChange;
 use monovisor_core::schema::run_state::{Powerdown, Reset, RunState, Shutdown, Stop};
 use monovisor_devices::Request;
 use monovisor_host::{boot_info, frames, info, interrupts, power, timer};
@@ -16,6 +18,7 @@ use crate::hypervisor::{Hypervisor, SESSIONS};
 use crate::machine::{Halt, SliceEnd};
 use crate::port::SerialPort;
 use crate::state::Change;
+use crate::trace::{self, Point};
 
 /// How this product shows itself in the greeting.
 const PRODUCT: Product =
@@ -79,6 +82,13 @@ impl Services<'_> {
         Now { monotonic: self.clock.now(timer::now_tsc()), wall: timer::wall_clock() }
     }
 
+    /// Sends an event to every session.
+    fn event<E: EventData>(&mut self, event: &E) {
+        trace_event::<E>();
+        let now = self.now();
+        self.monitor.event(event, now);
+    }
+
     /// One pass.
     fn turn(&mut self) {
         let sources = interrupts::take();
@@ -124,7 +134,7 @@ impl Services<'_> {
             let now = self.now();
             let Some(port) = &mut self.port else { return false };
             let more = self.monitor.poll(0, port, &mut self.hypervisor, now);
-            self.carry_out(now);
+            self.carry_out();
             if !more {
                 return false;
             }
@@ -133,16 +143,19 @@ impl Services<'_> {
     }
 
     /// Does what a command asked for, now that it has been answered.
-    fn carry_out(&mut self, now: Now) {
+    fn carry_out(&mut self) {
         let requests = core::mem::take(&mut self.hypervisor.requests);
         if requests.reset {
             self.reset();
         }
         if requests.powerdown {
+            if trace::enabled() {
+                trace::record(Point::SystemPowerdown, None, format_args!(""));
+            }
             if let Some(guest) = &mut self.hypervisor.guest {
                 guest.power_button();
             }
-            self.monitor.event(&Powerdown {}, now);
+            self.event(&Powerdown {});
         }
         if requests.quit {
             self.quit();
@@ -151,21 +164,18 @@ impl Services<'_> {
 
     fn reset(&mut self) {
         self.hypervisor.reset();
-        let now = self.now();
-        self.monitor.event(&Reset {}, now);
+        self.event(&Reset {});
     }
 
     /// The guest ends: reported, and the monitor stays.
     fn shut_down(&mut self) {
-        let now = self.now();
-        self.monitor.event(&Shutdown {}, now);
+        self.event(&Shutdown {});
         self.stop(RunState::Shutdown);
     }
 
     fn stop(&mut self, state: RunState) {
         if self.hypervisor.stop(state) == Change::Stopped {
-            let now = self.now();
-            self.monitor.event(&Stop {}, now);
+            self.event(&Stop {});
         }
     }
 
@@ -181,6 +191,9 @@ impl Services<'_> {
         let Some(request) = self.hypervisor.guest.as_mut().and_then(|guest| guest.pc().take_request()) else {
             return;
         };
+        if trace::enabled() {
+            trace::record(Point::DeviceRequest, None, format_args!("{request:?}"));
+        }
         match request {
             Request::Reset(cause) => {
                 info!("the guest resets the machine ({cause:?})");
@@ -198,7 +211,7 @@ impl Services<'_> {
                 self.farewell();
                 power::exit(value as u8);
             }
-            Request::RtcChange(_) => {}
+            Request::RtcChange(offset) => self.event(&RtcChange { offset }),
         }
     }
 
@@ -213,8 +226,7 @@ impl Services<'_> {
 
     /// `quit` has been answered: SHUTDOWN, and off.
     fn quit(&mut self) -> ! {
-        let now = self.now();
-        self.monitor.event(&Shutdown {}, now);
+        self.event(&Shutdown {});
         self.farewell();
         info!("switching off");
         power::power_off()
@@ -233,5 +245,12 @@ impl Services<'_> {
             // Nothing may keep the line from sending: the transmit interrupt is taken here.
             interrupts::window();
         }
+    }
+}
+
+/// Records that an event is sent, if that is traced.
+pub(crate) fn trace_event<E: EventData>() {
+    if trace::enabled() {
+        trace::record(Point::ProtocolEvent, None, format_args!("event={}", E::EVENT.name()));
     }
 }

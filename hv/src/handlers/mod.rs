@@ -1,23 +1,35 @@
 //! What each QMP command does: the monitor core's handler traits, implemented by the hypervisor.
 
+mod fixed;
 mod human;
 pub(crate) mod machine;
 mod memory;
-mod nothing;
 mod offered;
 pub(crate) mod pci;
 mod run_control;
-mod trace;
+mod tracing;
 
+use monovisor_core::Context;
 use monovisor_core::handlers::{Base, Chardevs, Media, Migration, Network, Objects};
-use monovisor_core::schema::Offered;
+use monovisor_core::schema::{Command, Offered};
 
 use crate::hypervisor::Hypervisor;
+use crate::trace::{self, Point};
 
 pub use offered::OFFERED;
 
 impl Base for Hypervisor<'_> {
     const OFFERED: &'static Offered = &OFFERED;
+
+    fn observe(&mut self, command: Command, cx: &Context<'_>) {
+        if trace::enabled() {
+            trace::record(
+                Point::QmpCommand,
+                None,
+                format_args!("session={} command={}", cx.session, command.name()),
+            );
+        }
+    }
 }
 
 impl Chardevs for Hypervisor<'_> {}

@@ -91,7 +91,7 @@ impl<V: Vcpu> Machine<V> {
                     control.cr2 = cr2;
                     self.vcpu.set_control(control);
                 }
-                self.vcpu.inject(event);
+                self.inject(event);
                 Step::Continue
             }
             Outcome::Unsupported(instruction) => {

@@ -59,7 +59,7 @@ impl<V: Vcpu> Machine<V> {
 
     /// Queues an exception and goes on.
     fn exception(&mut self, event: Event) -> Step {
-        self.vcpu.inject(event);
+        self.inject(event);
         Step::Continue
     }
 

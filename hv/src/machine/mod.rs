@@ -7,7 +7,7 @@ mod emulation;
 pub(crate) mod exits;
 mod msrs;
 
-use monovisor_arch::{EntryFailure, Event, Vcpu};
+use monovisor_arch::{EntryFailure, Event, Exit, Gpr, Vcpu};
 use monovisor_cpu::control::Allowed;
 use monovisor_devices::Pc;
 use monovisor_devices::apic::LocalApic;
@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::policy::cpuid;
 use crate::policy::msr::Msrs;
 use crate::ram::GuestRam;
+use crate::trace;
 
 /// Why a guest cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,6 +236,9 @@ impl<V: Vcpu> Machine<V> {
                 return SliceEnd::Idle;
             }
             let exit = self.vcpu.run();
+            if trace::enabled() {
+                self.trace_exit(&exit);
+            }
             match self.handle(exit) {
                 Step::Continue | Step::Halted => {}
                 Step::Service => return SliceEnd::Service,
@@ -243,6 +247,21 @@ impl<V: Vcpu> Machine<V> {
             }
         }
         SliceEnd::Service
+    }
+
+    #[cold]
+    fn trace_exit(&self, exit: &Exit) {
+        let vcpu = &self.vcpu;
+        trace::exit(VCPU, exit, vcpu.rip(), vcpu.gpr(Gpr::Rax), vcpu.gpr(Gpr::Rcx), vcpu.gpr(Gpr::Rdx));
+    }
+
+    /// Queues an event for the processor.
+    #[inline]
+    fn inject(&mut self, event: Event) {
+        if trace::enabled() {
+            trace::inject(VCPU, &event);
+        }
+        self.vcpu.inject(event);
     }
 
     /// Looks for a request of the devices after a guest's access to them.
@@ -258,7 +277,7 @@ impl<V: Vcpu> Machine<V> {
             if self.vcpu.nmi_ready() {
                 self.pc.acknowledge_nmi(VCPU);
                 self.halted = false;
-                self.vcpu.inject(Event::nmi());
+                self.inject(Event::nmi());
             }
             let waiting = self.pc.nmi_pending(VCPU);
             self.vcpu.set_nmi_window(waiting);
@@ -283,7 +302,7 @@ impl<V: Vcpu> Machine<V> {
         if self.pc.interrupt_for(VCPU).is_some() && self.vcpu.interrupt_ready() {
             let vector = self.pc.acknowledge(VCPU);
             self.halted = false;
-            self.vcpu.inject(Event::interrupt(vector));
+            self.inject(Event::interrupt(vector));
         }
         let waiting = self.pc.interrupt_for(VCPU).is_some();
         self.vcpu.set_interrupt_window(waiting);

@@ -1,4 +1,4 @@
-//! Queries about things that the machine cannot have: their lists are empty, and that is the truth.
+//! Queries about things of which the machine has none, or one that never changes.
 
 use monovisor_core::Context;
 use monovisor_core::handlers::{Block, BlockJobs, Display, Element, Extras};
@@ -8,6 +8,10 @@ use monovisor_core::schema::tpm::{TPMInfo, TpmModel, TpmType};
 use monovisor_core::schema::ui::MouseInfo;
 
 use crate::hypervisor::Hypervisor;
+use crate::machine::HAS_I8042;
+
+/// The mouse's number among the input devices, as QEMU's `pc` counts them.
+const MOUSE: i64 = 2;
 
 impl Block for Hypervisor<'_> {
     fn query_block(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockInfo<'_>> {
@@ -35,8 +39,9 @@ impl BlockJobs for Hypervisor<'_> {
 }
 
 impl Display for Hypervisor<'_> {
-    fn query_mice(&mut self, _: usize, _: &mut Context<'_>) -> Element<MouseInfo<'_>> {
-        Ok(None)
+    fn query_mice(&mut self, index: usize, _: &mut Context<'_>) -> Element<MouseInfo<'_>> {
+        let mouse = MouseInfo { name: "QEMU PS/2 Mouse", index: MOUSE, current: true, absolute: false };
+        Ok((index == 0 && HAS_I8042 && self.guest.is_some()).then_some(mouse))
     }
 }
 
