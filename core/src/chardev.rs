@@ -47,6 +47,8 @@ pub enum Kind {
 pub struct Chardev {
     id: String<NAME_BYTES>,
     filename: String<NAME_BYTES>,
+    /// The device that a mux shares; empty for others.
+    base: String<NAME_BYTES>,
     kind: Kind,
     /// Somebody uses it.
     pub busy: bool,
@@ -115,13 +117,34 @@ impl Chardevs {
     /// # Errors
     /// The identifier is taken or too long, or the table is full.
     pub fn enter(&mut self, id: &str, filename: &str, kind: Kind, busy: bool, open: bool) -> Result<()> {
+        self.check(id)?;
+        let device =
+            Chardev { id: name(id)?, filename: name(filename)?, base: String::new(), kind, busy, open };
+        // There is room: `check` has looked.
+        self.devices.push(device).map_err(|_| Error::io())
+    }
+
+    /// Whether a device of this identifier could be entered: for a product that has something to open before it does.
+    ///
+    /// # Errors
+    /// As [`enter`](Self::enter).
+    pub fn check(&self, id: &str) -> Result<()> {
         if self.find(id).is_some() {
             return Err(Error::generic(format_args!("Chardev '{id}' already exists")));
         }
-        let device = Chardev { id: name(id)?, filename: name(filename)?, kind, busy, open };
-        self.devices.push(device).map_err(|_| {
-            Error::generic(format_args!("No room for chardev '{id}': there are {CHARDEVS} of them already"))
-        })
+        name(id)?;
+        if self.devices.is_full() {
+            return Err(Error::generic(format_args!(
+                "No room for chardev '{id}': there are {CHARDEVS} of them already"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The device of this file name.
+    #[must_use]
+    pub fn find_filename(&self, filename: &str) -> Option<&Chardev> {
+        self.devices.iter().find(|device| device.filename == filename)
     }
 
     /// The device of this identifier.
@@ -163,9 +186,7 @@ impl Chardevs {
     /// use.
     pub fn add(&mut self, arguments: &ChardevAddArgs<'_>) -> Result<Option<()>> {
         let id = arguments.id;
-        if self.find(id).is_some() {
-            return Err(Error::generic(format_args!("Chardev '{id}' already exists")));
-        }
+        self.check(id)?;
         let kind = match arguments.backend {
             ChardevBackend::Null(_) => Kind::Null,
             ChardevBackend::Ringbuf(ringbuf) | ChardevBackend::Memory(ringbuf) => {
@@ -189,14 +210,11 @@ impl Chardevs {
                 ringbuf.size = size;
                 Kind::Ringbuf(number)
             }
-            ChardevBackend::Mux(mux) => match self.find_mut(mux.chardev) {
+            ChardevBackend::Mux(mux) => match self.find(mux.chardev) {
                 Some(shared) if shared.busy => {
                     return Err(Error::generic(format_args!("Device '{}' is in use", mux.chardev)));
                 }
-                Some(shared) => {
-                    shared.busy = true;
-                    Kind::Mux
-                }
+                Some(_) => Kind::Mux,
                 None => {
                     return Err(Error::generic(format_args!("mux: base chardev {} not found", mux.chardev)));
                 }
@@ -204,10 +222,21 @@ impl Chardevs {
             _ => return Ok(None),
         };
         self.enter(id, arguments.backend.kind().as_str(), kind, false, false)?;
-        if let Kind::Ringbuf(number) = kind
-            && let Some(ringbuf) = self.ringbufs.get_mut(number)
-        {
-            ringbuf.used = true;
+        match (kind, arguments.backend) {
+            (Kind::Ringbuf(number), _) => {
+                if let Some(ringbuf) = self.ringbufs.get_mut(number) {
+                    ringbuf.used = true;
+                }
+            }
+            (_, ChardevBackend::Mux(mux)) => {
+                if let Some(shared) = self.find_mut(mux.chardev) {
+                    shared.busy = true;
+                }
+                if let Some(device) = self.find_mut(id) {
+                    device.base = name(mux.chardev)?;
+                }
+            }
+            _ => {}
         }
         Ok(Some(()))
     }
@@ -223,9 +252,12 @@ impl Chardevs {
         if self.devices.get(at).is_some_and(|device| device.busy) {
             return Err(Error::generic(format_args!("Chardev '{id}' is busy")));
         }
-        let kind = self.devices.get(at).map_or(Kind::Null, |device| device.kind);
-        if at < self.devices.len() {
-            self.devices.remove(at);
+        if at >= self.devices.len() {
+            return Err(Error::io());
+        }
+        let Chardev { kind, base, .. } = self.devices.remove(at);
+        if let Some(shared) = self.find_mut(&base) {
+            shared.busy = false;
         }
         if let Kind::Ringbuf(number) = kind
             && let Some(ringbuf) = self.ringbufs.get_mut(number)

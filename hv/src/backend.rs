@@ -1,7 +1,7 @@
 //! The back ends of the devices on the bare metal: the console's UART, the rig's wall clock.
 
 use monovisor_host::timer;
-use monovisor_host::uart::Uart;
+use monovisor_host::uart::{Uart, UartConfig};
 
 use crate::trace::{self, Point};
 
@@ -50,6 +50,11 @@ impl monovisor_devices::Backend for Backend {
 }
 
 impl Backend {
+    /// The line of the guest's serial port.
+    pub fn console(&self) -> Option<UartConfig> {
+        self.console.as_ref()?.config()
+    }
+
     /// Something has been typed.
     pub fn has_input(&self) -> bool {
         self.console.as_ref().is_some_and(|console| console.available() > 0)

@@ -2,6 +2,7 @@
 
 use monovisor_arch::{GuestMemory, SegmentName, Vcpu};
 use monovisor_devices::Pc;
+use monovisor_host::uart::UartConfig;
 use monovisor_insn as insn;
 use monovisor_loader::linux::{self, EntryState};
 
@@ -31,6 +32,8 @@ pub trait Guest {
     fn pc(&mut self) -> &mut Pc;
     /// Moves bytes between the guest's serial port and its back end.
     fn pump_console(&mut self);
+    /// The host's line that the guest's serial port is wired to.
+    fn console(&self) -> Option<UartConfig>;
     /// RAM.
     fn ram(&self) -> &'static GuestRam;
     /// Linear address of the next instruction, and whether the processor waits in HLT.
@@ -87,6 +90,10 @@ impl<V: Vcpu> Guest for Machine<V> {
         if self.pc.console_has_output() || self.backend.has_input() {
             self.pc.console_poll(now, &mut self.backend);
         }
+    }
+
+    fn console(&self) -> Option<UartConfig> {
+        self.backend.console()
     }
 
     fn ram(&self) -> &'static GuestRam {

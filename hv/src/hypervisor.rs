@@ -3,12 +3,16 @@
 use core::fmt::Write;
 
 use monovisor_arch::layout::MAX_VCPUS;
+use monovisor_core::chardev::Chardevs;
 use monovisor_core::schema::run_state::{self, RunState};
 use monovisor_core::{Context, Error};
+use monovisor_host::uart::Uart;
 use monovisor_host::{error, info};
 
 use crate::guest::Guest;
+use crate::handlers::chardevs;
 use crate::handlers::machine::Parameters;
+use crate::handlers::objects::Reply;
 use crate::handlers::pci::Functions;
 use crate::hmp::Hmp;
 use crate::launch::Launch;
@@ -58,6 +62,12 @@ pub struct Hypervisor<'g> {
     pub(crate) parameters: Parameters,
     /// The PCI functions that are being sent.
     pub(crate) pci: &'static mut Functions,
+    /// The object or property that is being sent.
+    pub(crate) reply: Reply,
+    /// The character devices.
+    pub(crate) chardevs: &'static mut Chardevs,
+    /// The line that a character device has opened.
+    pub(crate) line: Option<Uart>,
     /// Why there is no guest, or why it cannot go on.
     reason: heapless::String<REASON_BYTES>,
 }
@@ -65,7 +75,8 @@ pub struct Hypervisor<'g> {
 impl<'g> Hypervisor<'g> {
     /// A hypervisor whose guest does not run yet.
     pub fn new(guest: Option<&'g mut dyn Guest>, launch: Launch, files: Files) -> Self {
-        Self {
+        let console = guest.as_ref().and_then(|guest| guest.console());
+        let mut hypervisor = Self {
             guest,
             launch,
             run: RunControl::new(),
@@ -75,8 +86,13 @@ impl<'g> Hypervisor<'g> {
             log_piece: [0; LOG_PIECE_BYTES],
             parameters: Parameters::NONE,
             pci: Functions::take(),
+            reply: Reply::NONE,
+            chardevs: chardevs::table(),
+            line: None,
             reason: heapless::String::new(),
-        }
+        };
+        hypervisor.enter_lines(console);
+        hypervisor
     }
 
     /// There is no guest to run, because of `reason`: the state says so, and `cont` tells why.

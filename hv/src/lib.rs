@@ -11,6 +11,7 @@
 //! | `handlers` | the QMP commands |
 //! | `hmp` | the human monitor |
 //! | `trace` | tracepoints |
+//! | `qom` | the machine as a tree of objects |
 //! | `clock`, `ram`, `store`, `port`, `backend` | time, memory, files and lines |
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
@@ -26,6 +27,7 @@ mod launch;
 mod machine;
 pub mod policy;
 mod port;
+mod qom;
 pub mod ram;
 mod services;
 mod state;

@@ -1,16 +1,18 @@
 //! What each QMP command does: the monitor core's handler traits, implemented by the hypervisor.
 
+pub(crate) mod chardevs;
 mod fixed;
 mod human;
 pub(crate) mod machine;
 mod memory;
+pub(crate) mod objects;
 mod offered;
 pub(crate) mod pci;
 mod run_control;
 mod tracing;
 
 use monovisor_core::Context;
-use monovisor_core::handlers::{Base, Chardevs, Media, Migration, Network, Objects};
+use monovisor_core::handlers::{Base, Media, Migration, Network};
 use monovisor_core::schema::{Command, Offered};
 
 use crate::hypervisor::Hypervisor;
@@ -32,8 +34,6 @@ impl Base for Hypervisor<'_> {
     }
 }
 
-impl Chardevs for Hypervisor<'_> {}
-impl Objects for Hypervisor<'_> {}
 impl Media for Hypervisor<'_> {}
 impl Network for Hypervisor<'_> {}
 impl Migration for Hypervisor<'_> {}

@@ -1,0 +1,125 @@
+//! The object model: reading what the machine is made of.
+
+use core::fmt::Write;
+
+use heapless::String;
+use monovisor_core::handlers::{Element, Objects, Poll};
+use monovisor_core::schema::Any;
+use monovisor_core::schema::qom::{
+    DeviceListPropertiesArgs, DevicePropertyInfo, ObjectPropertyInfo, ObjectTypeInfo, QomGetArgs,
+    QomListArgs, QomListTypesArgs, QomSetArgs,
+};
+use monovisor_core::{Context, Error};
+
+use crate::hypervisor::Hypervisor;
+use crate::machine::{HAS_HPET, HAS_I8042};
+use crate::qom::{DEVICE, Machine, TYPES, Tree, Type, Value};
+
+/// Longest name of a child, and longest type of one, in bytes.
+const NAME_BYTES: usize = 32;
+
+/// What a reply is made of while it is written.
+pub(crate) struct Reply {
+    name: String<NAME_BYTES>,
+    kind: String<NAME_BYTES>,
+    value: Value,
+}
+
+impl Reply {
+    /// Nothing.
+    pub(crate) const NONE: Self =
+        Self { name: String::new(), kind: String::new(), value: Value::Bool(false) };
+}
+
+impl Hypervisor<'_> {
+    fn tree(&mut self) -> Tree {
+        let options = &self.launch.options;
+        let (kernel, initrd) = (options.kernel.unwrap_or_default(), options.initrd.unwrap_or_default());
+        let append = options.append;
+        let processors = self.processors() as u8;
+        let config = self.guest.as_mut().map(|guest| *guest.pc().config());
+        Tree::new(&Machine {
+            kernel,
+            initrd,
+            append,
+            processors,
+            tsc_hz: config.map_or(0, |config| config.tsc_hz),
+            i8042: HAS_I8042,
+            hpet: HAS_HPET,
+            debug_exit: config.and_then(|config| config.debug_exit),
+        })
+    }
+}
+
+impl Objects for Hypervisor<'_> {
+    fn qom_list(
+        &mut self,
+        arguments: QomListArgs<'_>,
+        index: usize,
+        _: &mut Context<'_>,
+    ) -> Element<ObjectPropertyInfo<'_>> {
+        let tree = self.tree();
+        let at = tree.resolve(arguments.path)?;
+        let Some(object) = tree.object(at) else { return Ok(None) };
+        if let Some(property) = object.kind.properties().nth(index) {
+            return Ok(Some(ObjectPropertyInfo { name: property.name, kind: property.kind }));
+        }
+        let before = object.kind.properties().count();
+        let Some(child) = tree.children(at).nth(index.saturating_sub(before)) else { return Ok(None) };
+        let Reply { name, kind, .. } = &mut self.reply;
+        name.clear();
+        kind.clear();
+        // All of them fit.
+        let _ = write!(name, "{}", child.name);
+        let _ = write!(kind, "child<{}>", child.kind.name);
+        Ok(Some(ObjectPropertyInfo { name, kind }))
+    }
+
+    fn qom_get(&mut self, arguments: QomGetArgs<'_>, _: &mut Context<'_>) -> Poll<Any<'_>> {
+        let tree = self.tree();
+        let at = tree.resolve(arguments.path)?;
+        self.reply.value = tree.get(at, arguments.property)?;
+        Ok(Any::With(&self.reply.value))
+    }
+
+    fn qom_set(&mut self, arguments: QomSetArgs<'_>, _: &mut Context<'_>) -> Poll<()> {
+        let tree = self.tree();
+        let at = tree.resolve(arguments.path)?;
+        Err(nb::Error::Other(tree.refuse(at, arguments.property)))
+    }
+
+    fn qom_list_types(
+        &mut self,
+        arguments: QomListTypesArgs<'_>,
+        index: usize,
+        _: &mut Context<'_>,
+    ) -> Element<ObjectTypeInfo<'_>> {
+        let mut found = TYPES
+            .iter()
+            .filter(|kind| arguments.is_abstract == Some(true) || !kind.is_abstract)
+            .filter(|kind| arguments.implements.is_none_or(|name| kind.is_a(name)));
+        Ok(found.nth(index).map(|kind| ObjectTypeInfo { name: kind.name }))
+    }
+
+    fn device_list_properties(
+        &mut self,
+        arguments: DeviceListPropertiesArgs<'_>,
+        index: usize,
+        _: &mut Context<'_>,
+    ) -> Element<DevicePropertyInfo<'_>> {
+        let name = arguments.typename;
+        let kind = Type::find(name).ok_or_else(|| Error::device_not_found(name))?;
+        if !kind.is_a(DEVICE.name) {
+            return Err(Error::expects("name", "device"));
+        }
+        if kind.is_abstract {
+            return Err(Error::expects("name", "non-abstract device type"));
+        }
+        let property = kind.device_properties().nth(index);
+        Ok(property.map(|property| DevicePropertyInfo {
+            name: property.name,
+            kind: property.kind,
+            description: None,
+        }))
+    }
+}

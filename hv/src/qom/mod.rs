@@ -1,0 +1,380 @@
+//! The machine as a tree of objects with properties (QEMU's object model), made from what the machine is.
+//!
+//! The tree is built anew for every question, from a [`Machine`]: there is no second truth to keep up.
+
+mod types;
+
+use core::fmt;
+
+use heapless::Vec;
+use monovisor_arch::layout;
+use monovisor_core::Error;
+use monovisor_core::json::{Emit, Writer};
+use monovisor_devices::DebugExit;
+
+pub use types::Type;
+use types::{
+    APIC, CONTAINER, DEBUG_EXIT, HOST_BRIDGE, HOST_CPU, HPET, IOAPIC, ISA_BRIDGE, KEYBOARD, KVM_CLOCK, PC,
+    PIC, PIT, PORT_92, POWER, RTC, SERIAL,
+};
+pub use types::{DEVICE, TYPES};
+
+/// Most objects: six containers, two for each of eight processors, and the devices.
+const OBJECTS: usize = 48;
+
+/// Deepest object: `/machine/unattached/device[0]/lapic`.
+const DEPTH: usize = 4;
+
+/// Ports of the first 8259; the second one's are its slave's.
+const MASTER_PIC: u16 = 0x20;
+
+/// What the machine is, as far as its objects show it.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// `-kernel`.
+    pub kernel: &'static str,
+    /// `-initrd`.
+    pub initrd: &'static str,
+    /// `-append`.
+    pub append: &'static str,
+    /// Processors; none where there is no guest, and then there are no devices either.
+    pub processors: u8,
+    /// TSC ticks a second.
+    pub tsc_hz: u64,
+    /// It has a keyboard controller.
+    pub i8042: bool,
+    /// It has an HPET.
+    pub hpet: bool,
+    /// Its isa-debug-exit.
+    pub debug_exit: Option<DebugExit>,
+}
+
+/// The value of a property.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A text.
+    Text(&'static str),
+    /// A truth value.
+    Bool(bool),
+    /// A number.
+    Int(i64),
+}
+
+impl Emit for Value {
+    fn emit(&self, writer: &mut Writer<'_>) {
+        match *self {
+            Self::Text(text) => writer.string(text),
+            Self::Bool(value) => writer.bool(value),
+            Self::Int(value) => writer.int(value),
+        }
+    }
+}
+
+/// An object's name among its parent's children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// A word.
+    Word(&'static str),
+    /// `device[N]`.
+    Device(u8),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word(word) => f.write_str(word),
+            Self::Device(number) => write!(f, "device[{number}]"),
+        }
+    }
+}
+
+impl Name {
+    fn is(self, text: &str) -> bool {
+        match self {
+            Self::Word(word) => word == text,
+            Self::Device(number) => {
+                text.strip_prefix("device[").and_then(|text| text.strip_suffix(']')).is_some_and(|digits| {
+                    digits.parse() == Ok(number) && !digits.starts_with(['+', '0'])
+                        || digits == "0" && number == 0
+                })
+            }
+        }
+    }
+}
+
+/// What tells an object from others of its type.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Nothing,
+    /// A processor, or its local APIC, of this number.
+    Processor(u8),
+    /// A PCI function: slot and function in one byte.
+    Pci(u8),
+    /// First of its ports.
+    Ports(u16),
+    /// Its ports and how many.
+    PortRange(u16, u8),
+}
+
+/// An object.
+#[derive(Clone, Copy, Debug)]
+pub struct Object {
+    /// Its name.
+    pub name: Name,
+    /// Its type.
+    pub kind: &'static Type,
+    /// Where its parent is; the root is its own.
+    parent: usize,
+    what: What,
+}
+
+/// All objects; the root first, and every parent before its children.
+#[derive(Debug)]
+pub struct Tree {
+    objects: Vec<Object, OBJECTS>,
+    machine: Machine,
+}
+
+impl Tree {
+    /// The objects of a machine.
+    pub fn new(machine: &Machine) -> Self {
+        let mut tree = Self { objects: Vec::new(), machine: *machine };
+        let root = tree.add(0, Name::Word(""), &CONTAINER, What::Nothing);
+        tree.add(root, Name::Word("objects"), &CONTAINER, What::Nothing);
+        let pc = tree.add(root, Name::Word("machine"), &PC, What::Nothing);
+        tree.add(pc, Name::Word("peripheral"), &CONTAINER, What::Nothing);
+        tree.add(pc, Name::Word("peripheral-anon"), &CONTAINER, What::Nothing);
+        let unattached = tree.add(pc, Name::Word("unattached"), &CONTAINER, What::Nothing);
+        for number in 0..machine.processors {
+            tree.processor(unattached, number);
+        }
+        if machine.processors != 0 {
+            tree.devices(unattached);
+        }
+        tree
+    }
+
+    fn add(&mut self, parent: usize, name: Name, kind: &'static Type, what: What) -> usize {
+        let object = Object { name, kind, parent, what };
+        // Cannot fail: there is a place for each (a test makes the largest machine).
+        let _ = self.objects.push(object);
+        self.objects.len().saturating_sub(1)
+    }
+
+    fn processor(&mut self, parent: usize, number: u8) {
+        let cpu = self.add(parent, Name::Device(number), &HOST_CPU, What::Processor(number));
+        self.add(cpu, Name::Word("lapic"), &APIC, What::Processor(number));
+    }
+
+    fn devices(&mut self, parent: usize) {
+        let Machine { processors, i8042, hpet, debug_exit, .. } = self.machine;
+        let mut number = processors;
+        let mut add = |kind: &'static Type, what: What| {
+            self.add(parent, Name::Device(number), kind, what);
+            number = number.saturating_add(1);
+        };
+        let pci = |slot: u8, function: u8| What::Pci(slot << 3 | function);
+        add(&HOST_BRIDGE, pci(layout::PCI_SLOT_HOST_BRIDGE, 0));
+        add(&ISA_BRIDGE, pci(layout::PCI_SLOT_ISA_BRIDGE, 0));
+        add(&POWER, pci(layout::PCI_SLOT_ISA_BRIDGE, layout::PCI_FUNCTION_POWER));
+        add(&IOAPIC, What::Nothing);
+        add(&PIC, What::Ports(MASTER_PIC));
+        add(&PIC, What::Ports(0xa0));
+        add(&PIT, What::Ports(0x40));
+        add(&RTC, What::Nothing);
+        add(&PORT_92, What::Nothing);
+        add(&SERIAL, What::Ports(layout::COM1));
+        add(&KVM_CLOCK, What::Nothing);
+        if i8042 {
+            add(&KEYBOARD, What::Nothing);
+        }
+        if hpet {
+            add(&HPET, What::Nothing);
+        }
+        if let Some(exit) = debug_exit {
+            add(&DEBUG_EXIT, What::PortRange(exit.iobase, exit.iosize));
+        }
+    }
+
+    /// The object that a path leads to: an absolute one, or the end of one that fits a single object.
+    ///
+    /// # Errors
+    /// QEMU's, where there is none or more than one.
+    pub fn resolve(&self, path: &str) -> Result<usize, Error> {
+        let mut found = (0..self.objects.len()).filter(|&index| self.fits(index, path));
+        match (found.next(), found.next()) {
+            (Some(index), None) => Ok(index),
+            (Some(_), Some(_)) => {
+                Err(Error::generic(format_args!("Path '{path}' does not uniquely identify an object")))
+            }
+            _ => Err(Error::device_not_found(path)),
+        }
+    }
+
+    /// Whether a path leads to an object: its components are compared from the last one on, up to the root.
+    fn fits(&self, index: usize, path: &str) -> bool {
+        let mut at = index;
+        let mut steps: usize = 0;
+        for component in path.rsplit('/').filter(|component| !component.is_empty()) {
+            let Some(object) = self.objects.get(at) else { return false };
+            if at == 0 || steps >= DEPTH || !object.name.is(component) {
+                return false;
+            }
+            at = object.parent;
+            steps = steps.saturating_add(1);
+        }
+        at == 0 || !path.starts_with('/')
+    }
+
+    /// The object at an index.
+    pub fn object(&self, index: usize) -> Option<&Object> {
+        self.objects.get(index)
+    }
+
+    /// The children of an object.
+    pub fn children(&self, index: usize) -> impl Iterator<Item = &Object> {
+        self.objects.iter().skip(1).filter(move |object| object.parent == index)
+    }
+
+    /// The value of a property.
+    ///
+    /// # Errors
+    /// QEMU's, where the object has no such property.
+    pub fn get(&self, index: usize, property: &str) -> Result<Value, Error> {
+        self.value(index, property)
+            .ok_or_else(|| Error::generic(format_args!("Property '.{property}' not found")))
+    }
+
+    fn value(&self, index: usize, property: &str) -> Option<Value> {
+        let object = self.objects.get(index)?;
+        object.kind.properties().find(|known| known.name == property)?;
+        Some(match (property, object.what) {
+            ("type", _) => Value::Text(object.kind.name),
+            ("kernel", _) => Value::Text(self.machine.kernel),
+            ("initrd", _) => Value::Text(self.machine.initrd),
+            ("append", _) => Value::Text(self.machine.append),
+            ("realized", _) => Value::Bool(true),
+            // Everything is there from the start and stays.
+            ("hotplugged" | "hotpluggable", _) => Value::Bool(false),
+            ("id" | "apic-id" | "socket-id", What::Processor(number)) => Value::Int(number.into()),
+            ("core-id" | "thread-id", _) => Value::Int(0),
+            ("tsc-frequency", _) => Value::Int(self.machine.tsc_hz.cast_signed()),
+            ("addr", What::Pci(address)) => Value::Int(address.into()),
+            ("iobase", What::Ports(port) | What::PortRange(port, _)) => Value::Int(port.into()),
+            ("iosize", What::PortRange(_, count)) => Value::Int(count.into()),
+            ("master", What::Ports(port)) => Value::Bool(port == MASTER_PIC),
+            ("irq", _) => Value::Int(layout::COM1_IRQ.into()),
+            ("chardev", _) => Value::Text("serial0"),
+            _ => return None,
+        })
+    }
+
+    /// Why a property cannot be set: none can.
+    pub fn refuse(&self, index: usize, property: &str) -> Error {
+        match (self.get(index, property), self.objects.get(index)) {
+            (Err(error), _) => error,
+            (Ok(_), Some(object))
+                if object.kind.is_a(DEVICE.name)
+                    && object.kind.device_properties().any(|own| own.name == property) =>
+            {
+                Error::generic(format_args!(
+                    "Attempt to set property '{property}' on anonymous device (type '{}') after it was realized",
+                    object.kind.name
+                ))
+            }
+            _ => Error::text("Insufficient permission to perform this operation"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LARGEST: Machine = Machine {
+        kernel: "vmlinuz",
+        initrd: "",
+        append: "console=ttyS0",
+        processors: layout::MAX_VCPUS as u8,
+        tsc_hz: 1_000_000_000,
+        i8042: true,
+        hpet: true,
+        debug_exit: Some(DebugExit { iobase: 0xf4, iosize: 4 }),
+    };
+
+    fn get(tree: &Tree, path: &str, property: &str) -> Result<Value, String> {
+        let object = tree.resolve(path).map_err(|error| error.description().to_string())?;
+        tree.get(object, property).map_err(|error| error.description().to_string())
+    }
+
+    #[test]
+    fn the_largest_machine_has_room_and_every_property_a_value() {
+        let tree = Tree::new(&LARGEST);
+        assert!(tree.objects.len() < OBJECTS);
+        for (index, object) in tree.objects.iter().enumerate() {
+            for property in object.kind.properties() {
+                let value = tree.get(index, property.name).unwrap();
+                let fits = match property.kind {
+                    "bool" => matches!(value, Value::Bool(_)),
+                    "string" | "str" => matches!(value, Value::Text(_)),
+                    _ => matches!(value, Value::Int(_)),
+                };
+                assert!(fits, "{}.{} = {value:?}", object.kind.name, property.name);
+            }
+            assert!(!object.kind.is_abstract);
+        }
+    }
+
+    #[test]
+    fn paths() {
+        let tree = Tree::new(&LARGEST);
+        let kind = |path| get(&tree, path, "type");
+        assert_eq!(kind("/"), Ok(Value::Text("container")));
+        assert_eq!(kind("/machine"), Ok(Value::Text("pc-machine")));
+        assert_eq!(kind("machine"), Ok(Value::Text("pc-machine")));
+        assert_eq!(kind("/machine//unattached/device[0]/"), Ok(Value::Text("host-x86_64-cpu")));
+        assert_eq!(kind("unattached/device[7]/lapic"), Ok(Value::Text("apic")));
+        assert_eq!(kind("device[8]"), Ok(Value::Text("i440FX")));
+        for path in
+            ["/nope", "/unattached", "device[08]", "device[+8]", "device[99]", "/machine/machine", "x//y"]
+        {
+            assert_eq!(kind(path), Err(format!("Device '{path}' not found")), "{path}");
+        }
+        assert_eq!(kind("lapic"), Err("Path 'lapic' does not uniquely identify an object".into()));
+        assert_eq!(kind(""), Err("Path '' does not uniquely identify an object".into()));
+        assert_eq!(get(&tree, "/machine", "nope"), Err("Property '.nope' not found".into()));
+        assert_eq!(get(&tree, "/objects", "kernel"), Err("Property '.kernel' not found".into()));
+        assert_eq!(get(&tree, "/machine", "append"), Ok(Value::Text("console=ttyS0")));
+        assert_eq!(get(&tree, "device[3]", "apic-id"), Ok(Value::Int(3)));
+    }
+
+    #[test]
+    fn nothing_can_be_set() {
+        let tree = Tree::new(&LARGEST);
+        let set =
+            |path, property| tree.refuse(tree.resolve(path).unwrap(), property).description().to_string();
+        assert_eq!(set("/machine", "type"), "Insufficient permission to perform this operation");
+        assert_eq!(set("device[0]", "realized"), "Insufficient permission to perform this operation");
+        assert_eq!(set("device[0]", "nope"), "Property '.nope' not found");
+        assert_eq!(
+            set("device[0]", "apic-id"),
+            "Attempt to set property 'apic-id' on anonymous device (type 'host-x86_64-cpu') after it was realized"
+        );
+    }
+
+    #[test]
+    fn without_a_guest_there_are_no_devices() {
+        let tree = Tree::new(&Machine { processors: 0, ..LARGEST });
+        let unattached = tree.resolve("/machine/unattached").unwrap();
+        assert_eq!(tree.children(unattached).count(), 0);
+        assert_eq!(tree.children(0).map(|child| child.name).collect::<std::vec::Vec<_>>().len(), 2);
+    }
+
+    #[test]
+    fn types_are_unique_and_end_in_object() {
+        for (at, kind) in TYPES.iter().enumerate() {
+            assert!(kind.is_a("object"), "{}", kind.name);
+            assert!(TYPES[..at].iter().all(|other| other.name != kind.name), "{}", kind.name);
+        }
+    }
+}
