@@ -25,6 +25,13 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
     report.check(board, "clients::qemu.qmp", || qemu_qmp(&python, rig.socket()));
     report.check(board, "clients::qmp-shell", || qmp_shell(&python, rig.socket()));
     report.check(board, "clients::qmp-shell --hmp", || qmp_shell_hmp(&python, rig.socket()));
+    report.check(board, "clients::power button of the demo guest", || {
+        let mut client = rig.qmp()?;
+        client.execute("system_powerdown", serde_json::json!({}))?;
+        rig.console.expect("power button: going off", limit(board, 10))?;
+        client.wait_event("SHUTDOWN", limit(board, 10))?;
+        Ok(())
+    });
     report.check(board, "clients::quit", || rig.quit());
     Ok(())
 }
