@@ -174,6 +174,8 @@ impl<'g> Hypervisor<'g> {
         let Some(guest) = &mut self.guest else { return };
         guest.reset();
         match self.launch.load(*guest) {
+            // A guest that was never the one asked for does not become it by a reset.
+            Ok(()) if self.launch.is_flawed() => {}
             Ok(()) => {
                 self.reason.clear();
                 self.run.reset();

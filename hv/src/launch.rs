@@ -95,6 +95,11 @@ impl Launch {
         self.boot.problem
     }
 
+    /// The command line or the bundle has errors: whatever starts is not what the operator asked for.
+    pub fn is_flawed(&self) -> bool {
+        self.options.errors.first.is_some() || self.bundle_error.is_some()
+    }
+
     /// The guest's UUID in text form; zeros where none was given, as QEMU says.
     pub fn uuid(&self) -> &str {
         &self.uuid
