@@ -392,8 +392,29 @@ pub(crate) fn version(product: &Product) -> VersionInfo<'static> {
     VersionInfo { qemu: VERSION, package: product.package }
 }
 
-/// Checks the members of a message; the first offender in QEMU's order counts. Returns the command's name.
+/// Checks the members of a message. Returns the command's name.
 fn check_members(message: Object<'_>) -> Result<&str, Error> {
+    let (mut execute, mut sound) = (None, true);
+    for (key, value) in message.iter() {
+        match (key, value) {
+            ("execute", Value::Str(name)) => execute = Some(name),
+            ("arguments", Value::Object(_)) | ("id", _) => {}
+            _ => {
+                sound = false;
+                break;
+            }
+        }
+    }
+    match execute {
+        Some(execute) if sound => Ok(execute),
+        _ => find_fault(message),
+    }
+}
+
+/// Says what is wrong with the members of a message: the first offender in QEMU's order counts. A name that stands there
+/// twice counts with its last value, so that there may be none.
+#[cold]
+fn find_fault(message: Object<'_>) -> Result<&str, Error> {
     let mut execute = None;
     for (key, value) in message.ordered() {
         match (key, value) {

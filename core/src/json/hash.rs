@@ -12,9 +12,14 @@ pub(super) const fn start(len: u32) -> u32 {
     0x238F_13AF_u32.wrapping_mul(len)
 }
 
-/// What the byte at position `index` adds to the sum.
-pub(super) const fn step(index: u32, byte: u8) -> u32 {
-    (byte as u32) << (index.wrapping_mul(5) % 24)
+/// What a byte adds to the sum: it is shifted by five bits more than the one before, modulo 24.
+pub(super) const fn step(shift: u32, byte: u8) -> u32 {
+    (byte as u32) << shift
+}
+
+/// The shift for the byte after one that was shifted by `shift`.
+pub(super) const fn next(shift: u32) -> u32 {
+    if shift < 19 { shift + 5 } else { shift - 19 }
 }
 
 /// The bucket, 0 to 511, for a finished sum.
@@ -27,9 +32,11 @@ pub(super) const fn finish(sum: u32) -> u16 {
 pub const fn bucket(key: &str) -> u16 {
     let bytes = key.as_bytes();
     let mut sum = start(bytes.len() as u32);
+    let mut shift = 0;
     let mut i = 0;
     while i < bytes.len() {
-        sum = sum.wrapping_add(step(i as u32, bytes[i]));
+        sum = sum.wrapping_add(step(shift, bytes[i]));
+        shift = next(shift);
         i += 1;
     }
     finish(sum)

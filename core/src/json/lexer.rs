@@ -79,8 +79,16 @@ impl Lexer {
     }
 
     /// Whether the next byte is one of a string's characters (not of an escape).
+    #[inline]
     pub(super) fn in_text(&self) -> bool {
         self.state == State::String
+    }
+
+    /// How many of these bytes, while [`in_text`](Self::in_text), are ASCII characters that stand for themselves.
+    #[inline]
+    pub(super) fn plain(&self, bytes: &[u8]) -> usize {
+        let ends = |byte: u8| byte == self.quote || byte == b'\\' || byte == 0 || byte >= 0x80;
+        bytes.iter().position(|&byte| ends(byte)).unwrap_or(bytes.len())
     }
 
     /// Whether the lexer is between the quotes of a string.

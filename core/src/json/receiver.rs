@@ -78,6 +78,23 @@ enum Course {
     Skipped,
 }
 
+/// The hash of a key of which bytes arrive, as they are before repair.
+#[derive(Clone, Copy, Debug)]
+struct KeyHash {
+    sum: u32,
+    shift: u32,
+    bytes: u32,
+}
+
+impl KeyHash {
+    #[inline]
+    fn add(&mut self, byte: u8) {
+        self.sum = self.sum.wrapping_add(hash::step(self.shift, byte));
+        self.shift = hash::next(self.shift);
+        self.bytes = self.bytes.wrapping_add(1);
+    }
+}
+
 /// No container is open. An open one is known by the offset behind its tag, which is never 0.
 const NONE: usize = 0;
 
@@ -97,10 +114,8 @@ pub struct Receiver {
     open: usize,
     /// Where the node of the present token begins, when it is being kept.
     node: Option<usize>,
-    /// Whether the present string is a key, and the sum of its hash.
-    key: Option<u32>,
-    /// Bytes of the present key before repair.
-    key_bytes: u32,
+    /// The hash of the present string, if that is a key.
+    key: Option<KeyHash>,
     /// The previous outcome has been handed out: begin afresh.
     done: bool,
     len: usize,
@@ -128,7 +143,6 @@ impl Receiver {
             open: NONE,
             node: None,
             key: None,
-            key_bytes: 0,
             done: false,
             len: 0,
             tape: [0; TAPE_BYTES],
@@ -146,6 +160,15 @@ impl Receiver {
             if byte == 0xFF && !self.lexer.in_string() {
                 self.abandon();
                 return (used.saturating_add(1), Some(Outcome::Resync));
+            }
+            if self.lexer.in_text() {
+                let rest = bytes.get(used..).unwrap_or_default();
+                let run = self.lexer.plain(rest).min(MESSAGE_BYTES.saturating_sub(self.size));
+                if run > 0 {
+                    self.run(rest.get(..run).unwrap_or_default());
+                    used = used.saturating_add(run);
+                    continue;
+                }
             }
             let (again, outcome) = self.take(byte);
             if !again {
@@ -291,7 +314,7 @@ impl Receiver {
         match self.expect {
             Expect::Key | Expect::KeyOrEnd => {
                 self.node = Some(self.len);
-                (self.key, self.key_bytes) = (Some(0), 0);
+                self.key = Some(KeyHash { sum: 0, shift: 0, bytes: 0 });
                 self.push(&[tape::KEY, 0, 0, 0, 0, 0]);
             }
             Expect::Value | Expect::ValueOrEnd => {
@@ -302,14 +325,31 @@ impl Receiver {
         }
     }
 
+    /// Bytes of a string that stand for themselves and are ASCII.
+    #[inline]
+    fn run(&mut self, bytes: &[u8]) {
+        self.size = self.size.saturating_add(bytes.len());
+        if self.node.is_none() {
+            return;
+        }
+        if self.utf8.flush() {
+            self.character(text::REPLACEMENT);
+        }
+        if let Some(key) = &mut self.key {
+            for &byte in bytes {
+                key.add(byte);
+            }
+        }
+        self.push(bytes);
+    }
+
     #[inline]
     fn text(&mut self, byte: u8, plain: bool) {
         if self.node.is_none() {
             return;
         }
-        if let Some(sum) = &mut self.key {
-            *sum = sum.wrapping_add(hash::step(self.key_bytes, byte));
-            self.key_bytes = self.key_bytes.wrapping_add(1);
+        if let Some(key) = &mut self.key {
+            key.add(byte);
         }
         if !plain && self.utf8.flush() {
             self.character(text::REPLACEMENT);
@@ -328,7 +368,7 @@ impl Receiver {
         if self.node.is_none() || code == 0 {
             return;
         }
-        if let Some(mut sum) = self.key {
+        if let Some(key) = &mut self.key {
             let code = u32::from(code);
             let low = |shift: u32| 0x80 | (code >> shift & 0x3F) as u8;
             let (bytes, len) = match code {
@@ -337,10 +377,8 @@ impl Receiver {
                 _ => ([0xE0 | (code >> 12) as u8, low(6), low(0)], 3),
             };
             for &byte in bytes.iter().take(len) {
-                sum = sum.wrapping_add(hash::step(self.key_bytes, byte));
-                self.key_bytes = self.key_bytes.wrapping_add(1);
+                key.add(byte);
             }
-            self.key = Some(sum);
         }
         if self.utf8.flush() {
             self.character(text::REPLACEMENT);
@@ -370,8 +408,8 @@ impl Receiver {
             }
             let header = if self.key.is_some() { KEY_HEADER } else { HEADER };
             self.patch(node.saturating_add(1), self.len.saturating_sub(node).saturating_sub(header));
-            if let Some(sum) = self.key {
-                let bucket = hash::finish(sum.wrapping_add(hash::start(self.key_bytes)));
+            if let Some(key) = self.key {
+                let bucket = hash::finish(key.sum.wrapping_add(hash::start(key.bytes)));
                 if let Some([low, high, ..]) = self.tape.get_mut(node.saturating_add(HEADER)..) {
                     [*low, *high] = bucket.to_le_bytes();
                 }

@@ -246,16 +246,18 @@ impl<'b> Writer<'b> {
 
     /// Writes the inside of a string: ASCII only, everything else escaped.
     pub fn escaped(&mut self, text: &str) {
-        let mut rest = text;
+        let plain = plain(text.as_bytes());
+        let (run, mut rest) = text.split_at_checked(plain).unwrap_or((text, ""));
+        self.raw(run);
         while !rest.is_empty() {
-            let plain = rest.bytes().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
-            let (run, tail) = rest.split_at_checked(plain).unwrap_or((rest, ""));
-            self.raw(run);
-            let mut characters = tail.chars();
+            let mut characters = rest.chars();
             if let Some(character) = characters.next() {
                 self.bytes(escape(character, &mut [0; 12]));
             }
             rest = characters.as_str();
+            let (run, tail) = rest.split_at_checked(self::plain(rest.as_bytes())).unwrap_or((rest, ""));
+            self.raw(run);
+            rest = tail;
         }
     }
 
@@ -273,6 +275,30 @@ impl<'b> Writer<'b> {
         }
         done
     }
+}
+
+/// How many bytes at the beginning stand for themselves in a string.
+fn plain(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    // A byte's high bit of `zero(x)` is set where the byte of `x` is 0, and maybe where a lower byte of it was 0.
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    let mut at: usize = 0;
+    for chunk in bytes.chunks_exact(8) {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        let word = u64::from_le_bytes(word);
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let delete = word.wrapping_add(ONES);
+        let quote = zero(word ^ (ONES * 0x22));
+        let backslash = zero(word ^ (ONES * 0x5C));
+        if (word | control | delete | quote | backslash) & HIGH != 0 {
+            break;
+        }
+        at = at.saturating_add(8);
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    at.saturating_add(rest.iter().position(|&byte| !is_plain(byte)).unwrap_or(rest.len()))
 }
 
 /// Whether a byte of text stands for itself in a string.

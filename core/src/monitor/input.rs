@@ -91,6 +91,7 @@ impl Input {
         any
     }
 
+    #[inline]
     fn take(&mut self, byte: u8) {
         if self.skipping {
             match byte {
