@@ -3,7 +3,7 @@
 use crate::{
     Error, ErrorClass, Text,
     handlers::{self, Handlers, Poll, StoreFiles},
-    json::{Emit, Object, Value, Writer},
+    json::{Emit, Object, Value, Writer, bucket},
     monitor::{Events, Now, Product},
     schema::{
         self, Command, CommandList, EventData, EventList, SchemaList,
@@ -140,7 +140,9 @@ impl Call {
         cx: &mut Context<'_>,
         w: &mut Writer<'_>,
     ) -> Poll<bool> {
-        let arguments = message.get("arguments").and_then(Value::as_object).unwrap_or(NO_ARGUMENTS);
+        const ARGUMENTS: u16 = bucket("arguments");
+        let arguments = message.get_hashed("arguments", ARGUMENTS).and_then(Value::as_object);
+        let arguments = arguments.unwrap_or(NO_ARGUMENTS);
         (cx.first, cx.progress) = (self.first, self.progress);
         if self.first {
             handlers.observe(self.command, cx);
@@ -395,14 +397,15 @@ pub(crate) fn version(product: &Product) -> VersionInfo<'static> {
 /// Checks the members of a message. Returns the command's name.
 fn check_members(message: Object<'_>) -> Result<&str, Error> {
     let (mut execute, mut sound) = (None, true);
-    for (key, value) in message.iter() {
-        match (key, value) {
-            ("execute", Value::Str(name)) => execute = Some(name),
-            ("arguments", Value::Object(_)) | ("id", _) => {}
-            _ => {
-                sound = false;
-                break;
+    for (key, value) in message.raw() {
+        match key {
+            b"id" => {}
+            b"execute" => {
+                execute = value.as_str();
+                sound &= execute.is_some();
             }
+            b"arguments" => sound &= value.as_object().is_some(),
+            _ => sound = false,
         }
     }
     match execute {

@@ -33,6 +33,19 @@ pub trait Port {
     /// `WouldBlock` where nothing has been received; a [`LineError`] where something was lost at this place in the stream.
     fn read(&mut self) -> nb::Result<u8, LineError>;
 
+    /// Takes received bytes, and returns how many: at least one. A port that has several at hand can do better than this
+    /// default, which gives one.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); bytes before the loss must have been given before.
+    #[inline]
+    fn read_some(&mut self, bytes: &mut [u8]) -> nb::Result<usize, LineError> {
+        let byte = self.read()?;
+        let Some(place) = bytes.first_mut() else { return Err(nb::Error::WouldBlock) };
+        *place = byte;
+        Ok(1)
+    }
+
     /// Takes bytes to be sent, and returns how many it took: at least one.
     ///
     /// # Errors

@@ -35,6 +35,21 @@ impl Port for Line<'_> {
     }
 
     #[inline]
+    fn read_some(&mut self, bytes: &mut [u8]) -> nb::Result<usize, LineError> {
+        if self.at == self.message.len() {
+            if self.left == 0 {
+                return Err(nb::Error::WouldBlock);
+            }
+            self.left -= 1;
+            self.at = 0;
+        }
+        let count = bytes.len().min(self.message.len() - self.at);
+        bytes[..count].copy_from_slice(&self.message[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+
+    #[inline]
     fn write(&mut self, bytes: &[u8]) -> nb::Result<usize, Infallible> {
         self.sent += black_box(bytes).len() as u64;
         Ok(bytes.len())

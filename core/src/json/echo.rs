@@ -46,10 +46,11 @@ impl Echo {
         Self { place: Place::End, depth: 0, levels: [Level { header: 0, cursor: 0 }; MAX_NESTING as usize] }
     }
 
-    /// Begins with the member `key` of a message. Returns whether there is such a member.
-    pub(crate) fn start(&mut self, message: Object<'_>, key: &str) -> bool {
+    /// Begins with the `id` of a message. Returns whether there is one.
+    pub(crate) fn start(&mut self, message: Object<'_>) -> bool {
+        const ID: u16 = super::bucket("id");
         self.depth = 0;
-        match message.find(key, super::bucket(key)) {
+        match message.find("id", ID) {
             // The message is the root of the tape, so its content begins behind its header.
             Some(at) => self.place = Place::Value(at.saturating_add(HEADER)),
             None => {

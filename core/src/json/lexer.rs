@@ -84,16 +84,27 @@ impl Lexer {
         self.state == State::String
     }
 
-    /// How many of these bytes, while [`in_text`](Self::in_text), are ASCII characters that stand for themselves.
+    /// Whether this byte, while [`in_text`](Self::in_text), is no ASCII character that stands for itself.
+    #[inline]
+    pub(super) fn ends_plain(&self, byte: u8) -> bool {
+        byte == self.quote || byte == b'\\' || byte == 0 || byte >= 0x80
+    }
+
+    /// How many bytes there are before one that [`ends_plain`](Self::ends_plain).
     #[inline]
     pub(super) fn plain(&self, bytes: &[u8]) -> usize {
-        let ends = |byte: u8| byte == self.quote || byte == b'\\' || byte == 0 || byte >= 0x80;
-        bytes.iter().position(|&byte| ends(byte)).unwrap_or(bytes.len())
+        bytes.iter().position(|&byte| self.ends_plain(byte)).unwrap_or(bytes.len())
     }
 
     /// Whether the lexer is between the quotes of a string.
     pub(super) fn in_string(&self) -> bool {
         matches!(self.state, State::String | State::Backslash | State::Hex(_))
+    }
+
+    /// Whether nothing has begun, not even white space.
+    #[inline]
+    pub(super) fn is_fresh(&self) -> bool {
+        self.state == State::Start
     }
 
     /// Whether no token has begun (white space counts as none).

@@ -163,12 +163,23 @@ impl Receiver {
             }
             if self.lexer.in_text() {
                 let rest = bytes.get(used..).unwrap_or_default();
-                let run = self.lexer.plain(rest).min(MESSAGE_BYTES.saturating_sub(self.size));
+                let run = self.run(rest);
                 if run > 0 {
-                    self.run(rest.get(..run).unwrap_or_default());
                     used = used.saturating_add(run);
                     continue;
                 }
+            }
+            if let (b'{' | b'}' | b'[' | b']' | b':' | b',', true) = (byte, self.lexer.is_fresh()) {
+                used = used.saturating_add(1);
+                self.size = self.size.saturating_add(1);
+                let mut outcome = self.token(Token::Punctuation(byte));
+                if outcome.is_none() && self.size > MESSAGE_BYTES {
+                    outcome = self.too_long();
+                }
+                if outcome.is_some() {
+                    return (used, outcome);
+                }
+                continue;
             }
             let (again, outcome) = self.take(byte);
             if !again {
@@ -325,22 +336,43 @@ impl Receiver {
         }
     }
 
-    /// Bytes of a string that stand for themselves and are ASCII.
+    /// Takes the bytes of a string that are ASCII and stand for themselves, up to the first that does not. Returns how many.
     #[inline]
-    fn run(&mut self, bytes: &[u8]) {
-        self.size = self.size.saturating_add(bytes.len());
-        if self.node.is_none() {
-            return;
+    fn run(&mut self, bytes: &[u8]) -> usize {
+        let bytes = bytes.get(..MESSAGE_BYTES.saturating_sub(self.size)).unwrap_or(bytes);
+        if bytes.first().is_none_or(|&byte| self.lexer.ends_plain(byte)) {
+            return 0;
         }
-        if self.utf8.flush() {
-            self.character(text::REPLACEMENT);
-        }
-        if let Some(key) = &mut self.key {
-            for &byte in bytes {
-                key.add(byte);
+        let run = if self.node.is_none() {
+            self.lexer.plain(bytes)
+        } else {
+            if self.utf8.flush() {
+                self.character(text::REPLACEMENT);
             }
-        }
-        self.push(bytes);
+            let room = self.tape.get_mut(self.len..).unwrap_or_default();
+            let run = if let Some(key) = &mut self.key {
+                let mut run: usize = 0;
+                for (place, &byte) in room.iter_mut().zip(bytes) {
+                    if self.lexer.ends_plain(byte) {
+                        break;
+                    }
+                    *place = byte;
+                    key.add(byte);
+                    run = run.wrapping_add(1);
+                }
+                run
+            } else {
+                let run = self.lexer.plain(bytes).min(room.len());
+                for (place, &byte) in room.iter_mut().zip(bytes.iter().take(run)) {
+                    *place = byte;
+                }
+                run
+            };
+            self.len = self.len.saturating_add(run);
+            run
+        };
+        self.size = self.size.saturating_add(run);
+        run
     }
 
     #[inline]

@@ -291,6 +291,20 @@ impl<'a> Object<'a> {
         Members(self.0)
     }
 
+    /// Names, as bytes, and values that are not read yet, in the order in which they were received.
+    pub(crate) fn raw(self) -> impl Iterator<Item = (&'a [u8], Unread<'a>)> {
+        let mut rest = self.0;
+        core::iter::from_fn(move || {
+            let key = rest;
+            if key.is_empty() {
+                return None;
+            }
+            let value = key.get(skip(key, 0)..).unwrap_or_default();
+            rest = value.get(skip(value, 0)..).unwrap_or_default();
+            Some((content(key), Unread(value)))
+        })
+    }
+
     /// Names and values in the order in which QEMU 2.8 would print them, each name once, with its last value.
     ///
     /// Every step looks at all members, since there is nowhere to keep them sorted.
@@ -334,6 +348,22 @@ impl<'a> Object<'a> {
             earlier = skip(self.0, skip(self.0, earlier));
         }
         false
+    }
+}
+
+/// A value that is not read yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unread<'a>(&'a [u8]);
+
+impl<'a> Unread<'a> {
+    /// The text, if this is a string.
+    pub(crate) fn as_str(self) -> Option<&'a str> {
+        (self.0.first() == Some(&STRING)).then(|| text(self.0))
+    }
+
+    /// The object, if this is one.
+    pub(crate) fn as_object(self) -> Option<Object<'a>> {
+        (self.0.first() == Some(&OBJECT)).then(|| Object(content(self.0)))
     }
 }
 

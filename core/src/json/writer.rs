@@ -96,6 +96,7 @@ impl<'b> Writer<'b> {
     }
 
     /// Writes bytes as they are, without any comma.
+    #[inline]
     pub fn bytes(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         match self.buffer.get_mut(self.len..end) {
@@ -108,11 +109,13 @@ impl<'b> Writer<'b> {
     }
 
     /// Writes text as it is, without any comma.
+    #[inline]
     pub fn raw(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
 
     /// Begins a value: the comma in front of it, if there is to be one.
+    #[inline]
     fn value(&mut self) {
         if self.comma {
             self.bytes(b", ");
@@ -238,6 +241,7 @@ impl<'b> Writer<'b> {
         self.quoted(text);
     }
 
+    #[inline]
     fn quoted(&mut self, text: &str) {
         self.bytes(b"\"");
         self.escaped(text);

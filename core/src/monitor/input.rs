@@ -1,14 +1,12 @@
 //! The receiving side of a session: from the line to whole messages.
 
-use heapless::Deque;
-
 use crate::{
     json::{Object, Outcome, Receiver, SyntaxError},
     port::{LineError, Port},
 };
 
 /// Bytes that are kept while a command runs. A client that waits for replies needs none; this lets one that does not, run
-/// ahead. When it is full, the port is no longer read, and it is the port's business to hold the client back.
+/// ahead, by half of it at least. When it is full, the port is no longer read, and it is the port's business to hold the client back.
 pub const RECEIVE_BYTES: usize = 4096;
 
 /// Bytes taken from the port in one step.
@@ -37,7 +35,7 @@ struct Loss {
     /// There is such a place.
     real: bool,
     error: LineError,
-    /// Bytes in the ring before it.
+    /// Received bytes before it that are not looked at.
     at: usize,
 }
 
@@ -48,7 +46,10 @@ impl Loss {
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) receiver: Receiver,
-    ring: Deque<u8, RECEIVE_BYTES>,
+    /// What is received and not looked at, from `start` to `end`.
+    bytes: [u8; RECEIVE_BYTES],
+    start: usize,
+    end: usize,
     loss: Loss,
     /// Bytes are dropped until the stream can be trusted again.
     skipping: bool,
@@ -62,7 +63,9 @@ impl Input {
     pub(super) const fn new() -> Self {
         Self {
             receiver: Receiver::new(),
-            ring: Deque::new(),
+            bytes: [0; RECEIVE_BYTES],
+            start: 0,
+            end: 0,
             loss: Loss::NONE,
             skipping: false,
             heard: 0,
@@ -72,18 +75,37 @@ impl Input {
 
     /// Fetches what the line has. Returns whether that was anything.
     pub(super) fn read(&mut self, port: &mut impl Port, now: u64) -> bool {
+        if self.end == RECEIVE_BYTES && self.start >= RECEIVE_BYTES / 2 {
+            self.bytes.copy_within(self.start.., 0);
+            self.end = self.end.saturating_sub(self.start);
+            self.start = 0;
+        }
         let mut any = false;
-        for _ in 0..READ_BYTES {
-            if self.ring.is_full() {
-                break;
+        let mut left = READ_BYTES;
+        while left > 0 && self.end < RECEIVE_BYTES {
+            let limit = self.end.saturating_add(left).min(RECEIVE_BYTES);
+            let room = self.bytes.get_mut(self.end..limit).unwrap_or_default();
+            let most = room.len();
+            match port.read_some(room) {
+                Ok(0) | Err(nb::Error::WouldBlock) => break,
+                Ok(count) => {
+                    let count = count.min(most);
+                    left = left.saturating_sub(count);
+                    if self.skipping {
+                        self.skip(count);
+                    } else {
+                        self.end = self.end.saturating_add(count);
+                    }
+                }
+                Err(nb::Error::Other(error)) => {
+                    left = left.saturating_sub(1);
+                    self.lose(error);
+                }
             }
-            match port.read() {
-                Ok(byte) => self.take(byte),
-                Err(nb::Error::Other(error)) => self.lose(error),
-                Err(nb::Error::WouldBlock) => break,
-            }
-            self.heard = now;
             any = true;
+        }
+        if any {
+            self.heard = now;
         }
         if self.skipping && now.saturating_sub(self.heard) >= SILENCE {
             self.skipping = false;
@@ -91,31 +113,27 @@ impl Input {
         any
     }
 
-    #[inline]
-    fn take(&mut self, byte: u8) {
-        if self.skipping {
-            match byte {
-                b'\r' | b'\n' => {
-                    self.skipping = false;
-                    return;
-                }
-                0xFF => self.skipping = false,
-                _ => return,
-            }
+    /// Drops what was just read up to where the stream can be trusted again, and keeps the rest.
+    fn skip(&mut self, count: usize) {
+        let end = self.end.saturating_add(count);
+        let read = self.bytes.get(self.end..end).unwrap_or_default();
+        if let Some(at) = read.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 0xFF)) {
+            self.skipping = false;
+            // The end of a line is of no further use, but 0xFF still has to be heard.
+            let resync = read.get(at) == Some(&0xFF);
+            let from = self.end.saturating_add(at).saturating_add(usize::from(!resync));
+            self.bytes.copy_within(from..end, self.end);
+            self.end = self.end.saturating_add(end.saturating_sub(from));
         }
-        // There is room: `read` looks before every byte.
-        let _ = self.ring.push_back(byte);
     }
 
     fn lose(&mut self, error: LineError) {
         self.skipping = true;
         if self.loss.real {
             // What came between two losses has lost its connection to both sides.
-            while self.ring.len() > self.loss.at {
-                self.ring.pop_back();
-            }
+            self.end = self.start.saturating_add(self.loss.at);
         } else {
-            self.loss = Loss { real: true, error, at: self.ring.len() };
+            self.loss = Loss { real: true, error, at: self.end.saturating_sub(self.start) };
         }
     }
 
@@ -131,9 +149,8 @@ impl Input {
                 self.loss = Loss::NONE;
                 return Some(Received::Lost(error));
             }
-            let limit = if self.loss.real { self.loss.at } else { usize::MAX };
-            let (bytes, _) = self.ring.as_slices();
-            let bytes = bytes.get(..bytes.len().min(limit)).unwrap_or_default();
+            let end = if self.loss.real { self.start.saturating_add(self.loss.at) } else { self.end };
+            let bytes = self.bytes.get(self.start..end).unwrap_or_default();
             if bytes.is_empty() {
                 return None;
             }
@@ -157,8 +174,9 @@ impl Input {
     }
 
     fn drop_front(&mut self, count: usize) {
-        for _ in 0..count {
-            self.ring.pop_front();
+        self.start = self.start.saturating_add(count);
+        if self.start >= self.end {
+            (self.start, self.end) = (0, 0);
         }
         self.loss.at = self.loss.at.saturating_sub(count);
     }
@@ -171,7 +189,7 @@ impl Input {
     /// Forgets everything received so far.
     pub(super) fn clear(&mut self) {
         self.receiver.abandon();
-        self.ring.clear();
+        (self.start, self.end) = (0, 0);
         self.loss = Loss::NONE;
         self.skipping = false;
     }

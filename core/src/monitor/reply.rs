@@ -116,7 +116,7 @@ impl Reply {
                     match call.step(message, handlers, cx, &mut w) {
                         Ok(true) => {
                             *open = true;
-                            let id = echo.start(message, "id");
+                            let id = echo.start(message);
                             if id {
                                 w.raw(", \"id\": ");
                             }
@@ -135,7 +135,7 @@ impl Reply {
                             w.rewind(start);
                             call.close(&mut w);
                             *phase = Phase::ResultId;
-                            if echo.start(message, "id") {
+                            if echo.start(message) {
                                 w.raw(", \"id\": ");
                             }
                         }
@@ -157,7 +157,7 @@ impl Reply {
                     if !*open {
                         *open = true;
                         w.raw("{");
-                        if echo.start(message, "id") {
+                        if echo.start(message) {
                             w.raw("\"id\": ");
                         } else {
                             *phase = Phase::Error(error.clone());

@@ -53,7 +53,7 @@ pub use offered::Offered;
 pub use value::{Any, Boxed, List, Source};
 pub use visit::{MAX_DEPTH, arguments, no_arguments};
 
-use crate::json::Emit;
+use crate::json::{BUCKETS, Emit, bucket};
 
 /// What a module declares.
 macro_rules! module {
@@ -111,7 +111,16 @@ impl Command {
 
     /// The command of this name.
     pub fn find(name: &str) -> Option<Self> {
-        search(&tables::COMMANDS, name).map(Self)
+        // A chain of the commands whose names have the same hash.
+        let mut next = INDEX.first.get(usize::from(bucket(name))).copied().unwrap_or(0);
+        while let Some(index) = next.checked_sub(1) {
+            let entity = tables::COMMANDS.get(usize::from(index))?;
+            if tables::text(entity.name) == name {
+                return Some(Self(index));
+            }
+            next = INDEX.next.get(usize::from(index)).copied().unwrap_or(0);
+        }
+        None
     }
 
     /// Every command, by name.
@@ -191,6 +200,24 @@ pub trait EventData: Emit {
         ""
     }
 }
+
+/// Where commands are by the hash of their names. Numbers are one more than the command's; 0 ends a chain.
+struct Index {
+    first: [u8; BUCKETS as usize],
+    next: [u8; Command::COUNT],
+}
+
+static INDEX: Index = {
+    let mut index = Index { first: [0; BUCKETS as usize], next: [0; Command::COUNT] };
+    let mut i = 0;
+    while i < Command::COUNT {
+        let bucket = tables::bucket_of(tables::COMMANDS[i].name) as usize;
+        index.next[i] = index.first[bucket];
+        index.first[bucket] = i as u8 + 1;
+        i += 1;
+    }
+    index
+};
 
 /// Finds a name in a table that is sorted by name.
 fn search(entities: &[tables::Entity], name: &str) -> Option<u8> {

@@ -206,6 +206,11 @@ pub(super) const COMMAND_COUNT: usize = LINKED.command_count;
 /// How many events there are.
 pub(super) const EVENT_COUNT: usize = LINKED.event_count;
 
+/// The hash bucket of a string.
+pub(super) const fn bucket_of(id: StrId) -> u16 {
+    crate::json::bucket_in(&POOL_BYTES, STARTS[id as usize] as usize, STARTS[id as usize + 1] as usize)
+}
+
 /// The string of an index.
 pub(super) fn text(id: StrId) -> &'static str {
     let at = usize::from(id);
