@@ -12,6 +12,7 @@ use monovisor_host::{error, info};
 use crate::guest::Guest;
 use crate::handlers::chardevs;
 use crate::handlers::machine::Parameters;
+use crate::handlers::memory::Save;
 use crate::handlers::objects::Reply;
 use crate::handlers::pci::Functions;
 use crate::hmp::Hmp;
@@ -54,6 +55,8 @@ pub struct Hypervisor<'g> {
     pub files: Files,
     /// What is to happen when the current command has been answered.
     pub requests: Requests,
+    /// The memory that each session saves.
+    pub(crate) saving: [Option<Save>; SESSIONS],
     /// The human monitor of each session.
     pub(crate) hmp: [Hmp; SESSIONS],
     /// The piece of the log that is being sent.
@@ -82,6 +85,7 @@ impl<'g> Hypervisor<'g> {
             run: RunControl::new(),
             files,
             requests: Requests::default(),
+            saving: [const { None }; SESSIONS],
             hmp: [const { Hmp::new() }; SESSIONS],
             log_piece: [0; LOG_PIECE_BYTES],
             parameters: Parameters::NONE,

@@ -10,6 +10,7 @@ use monovisor_core::schema::misc::HumanMonitorCommandArgs;
 use monovisor_core::schema::run_state::RunState;
 
 use crate::guest::read_physical;
+use crate::handlers::memory::Source;
 use crate::hmp::{Action, Line, Progress, Snapshot, Target};
 use crate::hypervisor::Hypervisor;
 use crate::state;
@@ -31,12 +32,28 @@ impl Human for Hypervisor<'_> {
                 _ => return Err(nb::Error::Other(Error::expects("cpu-index", "a CPU number"))),
             },
         };
-        let mut target = View { hypervisor: self, cx };
+        if cx.first
+            && let Some(saving) = self.saving.get_mut(cx.session)
+        {
+            *saving = None;
+        }
+        let mut target = View { hypervisor: self, cx, cpu };
         if target.cx.first {
             hmp.start(arguments.command_line, cpu, &mut target);
         }
         // Lines that have left are not made again.
         let mut line = Line::new();
+        if let Err(error) = target.hypervisor.save_step(target.cx.session) {
+            match error {
+                nb::Error::Other(error) => hmp.complain(error.description()),
+                nb::Error::WouldBlock => {
+                    if let Some(slot) = self.hmp.get_mut(cx.session) {
+                        *slot = hmp;
+                    }
+                    return Err(nb::Error::WouldBlock);
+                }
+            }
+        }
         let result = loop {
             let number = text.resume();
             match hmp.line(number, &target, &mut line) {
@@ -60,6 +77,8 @@ impl Human for Hypervisor<'_> {
 struct View<'v, 'g, 'c> {
     hypervisor: &'v mut Hypervisor<'g>,
     cx: &'v mut Context<'c>,
+    /// The processor that the command is for.
+    cpu: usize,
 }
 
 impl Target for View<'_, '_, '_> {
@@ -139,9 +158,12 @@ impl Target for View<'_, '_, '_> {
                 }
             }
             Action::Quit => hypervisor.requests.quit = true,
-            Action::Save { .. } => {
-                let _ = line.push_str("use the QMP command of this name");
-                return false;
+            Action::Save { physical, address, size, file } => {
+                let source = if physical { Source::Physical } else { Source::Linear(self.cpu) };
+                if let Err(error) = hypervisor.save_begin(self.cx.session, source, address, size, file) {
+                    let _ = write!(line, "{}", error.description());
+                    return false;
+                }
             }
         }
         true

@@ -18,18 +18,33 @@ const PIECES: usize = 16;
 
 /// A memory to be saved.
 #[derive(Clone, Copy)]
-enum Source {
+pub(crate) enum Source {
     /// By linear address of a processor.
     Linear(usize),
     /// By guest-physical address.
     Physical,
 }
 
+/// A save that goes on from step to step.
+pub(crate) struct Save {
+    source: Source,
+    address: u64,
+    size: u64,
+    /// Bytes that are in the file.
+    done: u64,
+    file: FileId,
+}
+
 impl Hypervisor<'_> {
-    fn target(&mut self, path: &str, size: u64, first: bool) -> Result<FileId, Error> {
-        if !first {
-            return self.files.open(path).map_err(|error| open_error(path, error));
-        }
+    /// Begins a save for a session; [`Self::save_step`] carries it out.
+    pub(crate) fn save_begin(
+        &mut self,
+        session: usize,
+        source: Source,
+        address: u64,
+        size: u64,
+        path: &str,
+    ) -> Result<(), Error> {
         let file = self.files.create(path, IfExists::Truncate).map_err(|error| open_error(path, error))?;
         // A file that cannot fit is refused before a long job has filled the store.
         let (used, total) = self.files.usage();
@@ -37,9 +52,54 @@ impl Hypervisor<'_> {
             let _ = self.files.remove(path);
             return Err(Error::io());
         }
-        Ok(file)
+        if let Some(saving) = self.saving.get_mut(session) {
+            *saving = Some(Save { source, address, size, done: 0, file });
+        }
+        Ok(())
     }
 
+    /// Goes on with the session's save, if there is one.
+    pub(crate) fn save_step(&mut self, session: usize) -> Poll<()> {
+        let Some(mut save) = self.saving.get_mut(session).and_then(Option::take) else { return Ok(()) };
+        for _ in 0..PIECES {
+            if !self.save_piece(&mut save)? {
+                return Ok(());
+            }
+        }
+        if let Some(saving) = self.saving.get_mut(session) {
+            *saving = Some(save);
+        }
+        Err(nb::Error::WouldBlock)
+    }
+
+    /// Saves a piece. False: there is nothing left.
+    fn save_piece(&mut self, save: &mut Save) -> Result<bool, Error> {
+        let Save { source, address, size, done, file } = *save;
+        let left = size.saturating_sub(done);
+        if left == 0 {
+            return Ok(false);
+        }
+        let mut buffer = [0; PIECE];
+        let length = left.min(PIECE as u64) as usize;
+        let bytes = buffer.get_mut(..length).unwrap_or_default();
+        let at = address.wrapping_add(done);
+        match (source, &self.guest) {
+            (Source::Linear(cpu), Some(guest)) => {
+                if guest.peek(cpu, at, bytes) != length {
+                    return Err(Error::generic(format_args!(
+                        "Invalid addr 0x{address:016x}/size {size} specified"
+                    )));
+                }
+            }
+            (Source::Physical, Some(guest)) => read_physical(guest.ram(), at, bytes),
+            (_, None) => {}
+        }
+        self.files.write_at(file, done, bytes).map_err(io_error)?;
+        save.done = done.saturating_add(length as u64);
+        Ok(true)
+    }
+
+    /// A save by a QMP command.
     fn save(
         &mut self,
         source: Source,
@@ -48,31 +108,10 @@ impl Hypervisor<'_> {
         path: &str,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        let file = self.target(path, size, cx.first).map_err(nb::Error::Other)?;
-        for _ in 0..PIECES {
-            let left = size.saturating_sub(cx.progress);
-            if left == 0 {
-                return Ok(());
-            }
-            let mut buffer = [0; PIECE];
-            let length = left.min(PIECE as u64) as usize;
-            let bytes = &mut buffer[..length];
-            let at = address.wrapping_add(cx.progress);
-            match (source, &self.guest) {
-                (Source::Linear(cpu), Some(guest)) => {
-                    if guest.peek(cpu, at, bytes) != length {
-                        return Err(nb::Error::Other(Error::generic(format_args!(
-                            "Invalid addr 0x{address:016x}/size {size} specified"
-                        ))));
-                    }
-                }
-                (Source::Physical, Some(guest)) => read_physical(guest.ram(), at, bytes),
-                (_, None) => {}
-            }
-            self.files.write_at(file, cx.progress, bytes).map_err(io_error).map_err(nb::Error::Other)?;
-            cx.progress = cx.progress.saturating_add(length as u64);
+        if cx.first {
+            self.save_begin(cx.session, source, address, size, path)?;
         }
-        if cx.progress == size { Ok(()) } else { Err(nb::Error::WouldBlock) }
+        self.save_step(cx.session)
     }
 }
 

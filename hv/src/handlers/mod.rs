@@ -4,7 +4,7 @@ pub(crate) mod chardevs;
 mod fixed;
 mod human;
 pub(crate) mod machine;
-mod memory;
+pub(crate) mod memory;
 pub(crate) mod objects;
 mod offered;
 pub(crate) mod pci;

@@ -322,6 +322,18 @@ impl Hmp {
         }
     }
 
+    /// Lets the answer be what went wrong with an action that takes its time.
+    pub fn complain(&mut self, words: &str) {
+        let mut line = Line::new();
+        for letter in words.chars() {
+            // A line that is too long is cut.
+            if line.push(letter).is_err() {
+                break;
+            }
+        }
+        self.pending = Pending::One(line);
+    }
+
     fn done(&self, command: &Command, rest: &str) -> Result<(), Line> {
         if rest.trim().is_empty() {
             Ok(())
