@@ -378,3 +378,45 @@ fn name(text: &str) -> Result<String<NAME_BYTES>> {
         Err(_) => Err(Error::generic(format_args!("A name is longer than {NAME_BYTES} bytes: '{text}'"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::char::{ChardevCommon, ChardevMux};
+
+    const COMMON: ChardevCommon<'static> = ChardevCommon { logfile: None, logappend: None };
+
+    fn add(table: &mut Chardevs, id: &str, backend: ChardevBackend<'_>) -> std::string::String {
+        match table.add(&ChardevAddArgs { id, backend }) {
+            Ok(made) => std::format!("{made:?}"),
+            Err(error) => error.description().into(),
+        }
+    }
+
+    #[test]
+    fn a_shared_device_is_busy_until_the_mux_goes() {
+        let mut table = std::boxed::Box::new(Chardevs::new());
+        let mux = ChardevBackend::Mux(ChardevMux { logfile: None, logappend: None, chardev: "n" });
+        assert_eq!(add(&mut table, "m", mux), "mux: base chardev n not found");
+        assert_eq!(add(&mut table, "n", ChardevBackend::Null(COMMON)), "Some(())");
+        assert_eq!(add(&mut table, "n", ChardevBackend::Null(COMMON)), "Chardev 'n' already exists");
+        assert_eq!(add(&mut table, "m", mux), "Some(())");
+        assert_eq!(add(&mut table, "m2", mux), "Device 'n' is in use");
+        assert_eq!(table.remove("n").unwrap_err().description(), "Chardev 'n' is busy");
+        assert_eq!(table.remove("m"), Ok(Kind::Mux));
+        assert_eq!(table.remove("n"), Ok(Kind::Null));
+        assert_eq!(table.remove("n").unwrap_err().description(), "Chardev 'n' not found");
+    }
+
+    #[test]
+    fn a_full_table_says_so() {
+        let mut table = std::boxed::Box::new(Chardevs::new());
+        for number in 0..CHARDEVS {
+            assert_eq!(add(&mut table, &std::format!("n{number}"), ChardevBackend::Null(COMMON)), "Some(())");
+        }
+        assert!(
+            add(&mut table, "more", ChardevBackend::Null(COMMON)).starts_with("No room for chardev 'more'")
+        );
+        assert!(add(&mut table, &"x".repeat(65), ChardevBackend::Null(COMMON)).contains("longer than 64"));
+    }
+}

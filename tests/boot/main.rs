@@ -11,6 +11,7 @@ mod console;
 mod firmware;
 mod guests;
 mod linux;
+mod machine;
 mod preflight;
 mod report;
 mod rig;
@@ -47,14 +48,16 @@ struct Group {
 }
 
 /// The groups; each board works through its own in this order.
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 11] = [
     Group { board: Board::Qemu, name: "guests", run: guests::run },
     Group { board: Board::Qemu, name: "linux", run: linux::run },
     Group { board: Board::Qemu, name: "clients", run: clients::run },
+    Group { board: Board::Qemu, name: "machine", run: machine::run },
     Group { board: Board::Qemu, name: "bad-input", run: bad_input::run },
     Group { board: Board::Qemu, name: "preflight", run: preflight::run },
     Group { board: Board::Pc, name: "firmware", run: firmware::run },
     Group { board: Board::Bochs, name: "guests", run: guests::run },
+    Group { board: Board::Bochs, name: "machine", run: machine::run },
     Group { board: Board::Bochs, name: "bad-input", run: bad_input::run },
     Group { board: Board::Bochs, name: "linux", run: linux::run },
 ];

@@ -91,7 +91,7 @@ impl Machine for Hypervisor<'_> {
     fn query_cpu_definitions(&mut self, index: usize, _: &mut Context<'_>) -> Element<CpuDefinitionInfo<'_>> {
         Ok((index == 0).then_some(CpuDefinitionInfo {
             name: CPU_MODEL,
-            migration_safe: Some(false),
+            migration_safe: None,
             is_static: false,
             unavailable_features: Some(List::EMPTY),
         }))
