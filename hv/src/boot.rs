@@ -19,8 +19,7 @@ use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
-use crate::machine::exits::host_cpuid;
-use crate::machine::{MAX_CPUS, Machine};
+use crate::machine::{MAX_CPUS, Machine, Run, host_cpuid};
 use crate::policy::{cpuid, features};
 use crate::port::SerialPort;
 use crate::ram::GuestRam;
@@ -88,7 +87,10 @@ fn start<P: Processor>(
     console: Option<Uart>,
     memory: &'static mut P::Memory,
     intel: bool,
-) -> ! {
+) -> !
+where
+    Machine<P>: Run,
+{
     let made = make::<P>(&launch, console, memory, intel);
     // The store has what the guest has left.
     let files = store::open(&launch);

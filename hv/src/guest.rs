@@ -7,7 +7,7 @@ use monovisor_insn as insn;
 use monovisor_loader::linux::{self, EntryState};
 
 use crate::hmp::Snapshot;
-use crate::machine::{Machine, SliceEnd};
+use crate::machine::{Machine, Run, SliceEnd};
 use crate::ram::GuestRam;
 
 /// A guest behind one pointer: the monitor and the services do not care which vendor's processor runs it.
@@ -52,9 +52,12 @@ pub trait Guest {
     fn nmi(&mut self);
 }
 
-impl<V: Vcpu> Guest for Machine<V> {
+impl<V: Vcpu> Guest for Machine<V>
+where
+    Machine<V>: Run,
+{
     fn slice(&mut self) -> SliceEnd {
-        Machine::slice(self)
+        Run::slice(self)
     }
 
     fn service_at(&mut self, tsc: Option<u64>) {

@@ -11,7 +11,7 @@ use super::{Halt, Machine, Step};
 use crate::policy::cpuid::{self, Leaf};
 
 /// One CPUID of the host.
-pub(crate) fn host_cpuid(leaf: u32, subleaf: u32) -> Leaf {
+pub fn host_cpuid(leaf: u32, subleaf: u32) -> Leaf {
     let raw = core::arch::x86_64::__cpuid_count(leaf, subleaf);
     Leaf { eax: raw.eax, ebx: raw.ebx, ecx: raw.ecx, edx: raw.edx }
 }

@@ -1,14 +1,17 @@
 //! One guest: its processor, RAM, devices and clock, and the loop that runs it.
 //!
-//! [`Machine::slice`] runs the guest until something outside it wants the processor: a physical interrupt, the
+//! [`Run::slice`] runs the guest until something outside it wants the processor: a physical interrupt, the
 //! guest's HLT, or its end. Exits that the machine can serve itself never leave the slice.
 
 mod emulation;
-pub(crate) mod exits;
+mod exits;
 mod msrs;
 
+pub use exits::host_cpuid;
 use monovisor_arch::{EntryFailure, Event, Exit, Gpr, Vcpu};
 use monovisor_cpu::control::Allowed;
+use monovisor_cpu::svm::Svm;
+use monovisor_cpu::vmx::Vmx;
 use monovisor_devices::Pc;
 use monovisor_devices::apic::LocalApic;
 use monovisor_devices::kvmclock::KvmClock;
@@ -89,6 +92,25 @@ pub const MAX_CPUS: u8 = 1;
 
 /// The only virtual processor there is, so far.
 const VCPU: usize = 0;
+
+/// Runs a guest. Implemented for each vendor's machine, and not for all at once, so that the loop is compiled here, with
+/// this package's settings.
+pub trait Run {
+    /// Runs the guest until something outside it wants the processor.
+    fn slice(&mut self) -> SliceEnd;
+}
+
+impl Run for Machine<Svm> {
+    fn slice(&mut self) -> SliceEnd {
+        self.run_slice()
+    }
+}
+
+impl Run for Machine<Vmx> {
+    fn slice(&mut self) -> SliceEnd {
+        self.run_slice()
+    }
+}
 
 /// One guest.
 pub struct Machine<V> {
@@ -222,8 +244,7 @@ impl<V: Vcpu> Machine<V> {
         self.kvm_clock.set_wall_clock(wall.cast_signed(), now);
     }
 
-    /// Runs the guest until something outside it wants the processor.
-    pub fn slice(&mut self) -> SliceEnd {
+    fn run_slice(&mut self) -> SliceEnd {
         let now = self.now();
         self.pc.advance(now);
         if self.pc.has_request() {

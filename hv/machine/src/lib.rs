@@ -1,0 +1,22 @@
+//! One guest: its processor, RAM, devices and time, and the loop that runs it.
+//!
+//! This is where a guest waits for its hypervisor, so the package is built for speed; the monitor side in `monovisor-hv`,
+//! where a serial line waits, is built for size.
+//!
+//! | module | job |
+//! |---|---|
+//! | `machine` | exits, interrupts, MSRs, emulation, the loop |
+//! | `policy` | CPUID, MSRs and control bits that a guest has |
+//! | `clock`, `ram`, `backend` | time, memory, and what the devices are connected to |
+//! | `trace` | the tracepoints |
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+
+pub mod backend;
+pub mod clock;
+mod machine;
+pub mod policy;
+pub mod ram;
+pub mod trace;
+
+pub use machine::{HAS_HPET, HAS_I8042, Halt, MAX_CPUS, Machine, Run, SliceEnd, host_cpuid};
