@@ -93,9 +93,9 @@ fn report(board: Board, path: &Path, verbose: bool) -> Result<Vec<String>> {
     };
     line("image, code and data", sizes.image(), image);
     line("static RAM (zeroed)", sizes.zeroed, zeroed);
-    line("deepest stack, bound", deepest.bytes, stack_budget);
+    line("deepest stack", deepest.bytes, stack_budget);
     println!("  code {}, constants {}, data {}", sizes.code, sizes.constants, sizes.data);
-    println!("  {} functions behind pointers, {} in cycles", deepest.pointers, deepest.cyclic);
+    println!("  {} functions behind pointers, {} calls that close a cycle", deepest.pointers, deepest.cyclic);
     if verbose {
         println!("  deepest chain of calls:");
         for (name, frame) in &deepest.chain {

@@ -1,8 +1,9 @@
 //! How deep the stack of an image can get: each function's frame and calls are read from its machine code.
 //!
-//! Frames and direct calls are exact. Where a function is called through a pointer, every function whose address is
-//! taken anywhere in the image is assumed, so what comes out is a bound and no measurement. A cycle of calls has no
-//! bound; each function of a cycle is counted once and the cycle is reported, for a person to look at.
+//! Frames and direct calls are exact. Behind a call through a pointer stand all functions that it could reach: those of
+//! that slot in any vtable and those in tables for a call through memory, every function whose address is taken
+//! anywhere for a call through a register. A cycle of calls (formatting calls formatting) is cut where it closes and
+//! counted, for a person to look at; so the result is an estimate from above for everything but recursion.
 
 use anyhow::{Context, Result};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
@@ -12,12 +13,81 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Bytes that CALL pushes.
 const RETURN_ADDRESS: u64 = 8;
 
-/// A call: stack in use at that point, and whom it calls (`None`: through a pointer).
+/// Whom a call calls.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    /// This function.
+    Known(usize),
+    /// What stands in that place of a structure: a vtable's method, or a member.
+    Slot(u64),
+    /// Whatever a register held.
+    Anything,
+}
+
+/// A call, and the stack in use at that point.
 #[derive(Clone, Copy, Debug)]
 struct Call {
     depth: u64,
-    target: Option<usize>,
+    target: Target,
 }
+
+/// Functions whose addresses are taken.
+#[derive(Debug, Default)]
+struct Pointers {
+    /// By code, or in data that is no vtable.
+    free: BTreeSet<usize>,
+    /// Those of `free` that stand in data.
+    tables: BTreeSet<usize>,
+    /// By their offset in a vtable, from 24 on: before come destructor, size and alignment.
+    slots: BTreeMap<u64, BTreeSet<usize>>,
+}
+
+impl Pointers {
+    /// Finds vtables and other pointers in constant or initialised data.
+    fn read(&mut self, data: &[u8], index: &HashMap<u64, usize>) {
+        let words: Vec<u64> = data
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+            .collect();
+        let mut at = 0;
+        while at < words.len() {
+            let word = |offset: usize| words.get(at + offset).copied().unwrap_or(1);
+            let vtable = (word(0) == 0 || index.contains_key(&word(0)))
+                && word(1) < VTABLE_SIZE_MAX
+                && word(2).is_power_of_two()
+                && word(2) <= VTABLE_ALIGN_MAX
+                && index.contains_key(&word(3));
+            if !vtable {
+                self.free.extend(index.get(&word(0)));
+                self.tables.extend(index.get(&word(0)));
+                at += 1;
+                continue;
+            }
+            // Destructors are called through a register.
+            self.free.extend(index.get(&word(0)));
+            let mut slot = 3;
+            while let Some(function) = index.get(&word(slot)) {
+                self.slots.entry(8 * slot as u64).or_default().insert(*function);
+                slot += 1;
+            }
+            at += slot;
+        }
+    }
+
+    fn behind(&self, target: Target) -> BTreeSet<usize> {
+        match target {
+            Target::Known(function) => BTreeSet::from([function]),
+            Target::Slot(offset) => {
+                self.slots.get(&offset).into_iter().flatten().chain(&self.tables).copied().collect()
+            }
+            Target::Anything => self.slots.values().flatten().chain(&self.free).copied().collect(),
+        }
+    }
+}
+
+/// A size and an alignment beyond these are not those of a type: the words are no vtable.
+const VTABLE_SIZE_MAX: u64 = 16 << 20;
+const VTABLE_ALIGN_MAX: u64 = 4096;
 
 #[derive(Debug)]
 struct Function {
@@ -35,7 +105,7 @@ pub struct Deepest {
     pub bytes: u64,
     /// The chain of calls that reaches it, outermost first, each with its own frame.
     pub chain: Vec<(String, u64)>,
-    /// Functions that take part in cycles of calls.
+    /// Calls that close a cycle.
     pub cyclic: usize,
     /// Functions that were assumed behind pointers.
     pub pointers: usize,
@@ -52,26 +122,22 @@ pub fn analyse(data: &[u8]) -> Result<Deepest> {
     let mut functions = functions(&file, &text);
     let index: HashMap<u64, usize> =
         functions.iter().enumerate().map(|(index, function)| (function.start, index)).collect();
-    let mut taken = BTreeSet::new();
+    let mut pointers = Pointers::default();
     for function in &mut functions {
         let code = text.iter().find_map(|(address, bytes)| {
             let from = function.start.checked_sub(*address)? as usize;
             bytes.get(from..from + (function.end - function.start) as usize)
         });
         if let Some(code) = code {
-            scan(function, code, &index, &mut taken);
+            scan(function, code, &index, &mut pointers.free);
         }
     }
-    // Pointers in constants: tables of functions, vtables.
     for section in file.sections() {
         if matches!(section.kind(), object::SectionKind::ReadOnlyData | object::SectionKind::Data) {
-            for word in section.data().unwrap_or_default().chunks_exact(8) {
-                let value = u64::from_le_bytes(word.try_into().unwrap_or_default());
-                taken.extend(index.get(&value));
-            }
+            pointers.read(section.data().unwrap_or_default(), &index);
         }
     }
-    Graph::new(&functions, &taken).deepest().context("the image has no functions")
+    deepest(&functions, &pointers).context("the image has no functions")
 }
 
 /// The functions, by address; a label of assembly code reaches to the next one.
@@ -140,20 +206,24 @@ fn scan(function: &mut Function, code: &[u8], index: &HashMap<u64, usize>, taken
             match instruction.flow_control() {
                 FlowControl::Call => {
                     let to = index.get(&target).copied();
-                    function
-                        .calls
-                        .extend(to.map(|to| Call { depth: depth + RETURN_ADDRESS, target: Some(to) }));
+                    function.calls.extend(
+                        to.map(|to| Call { depth: depth + RETURN_ADDRESS, target: Target::Known(to) }),
+                    );
                 }
                 FlowControl::IndirectCall => {
-                    function.calls.push(Call { depth: depth + RETURN_ADDRESS, target: None });
+                    function.calls.push(Call { depth: depth + RETURN_ADDRESS, target: through(instruction) });
                 }
                 FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
                     if inside {
                         work.push((target, depth));
                     } else {
                         let to = index.get(&target).copied();
-                        function.calls.extend(to.map(|to| Call { depth, target: Some(to) }));
+                        function.calls.extend(to.map(|to| Call { depth, target: Target::Known(to) }));
                     }
+                }
+                // With nothing on the stack this is a call in place of a return.
+                FlowControl::IndirectBranch if depth == 0 => {
+                    function.calls.push(Call { depth, target: through(instruction) });
                 }
                 FlowControl::IndirectBranch => behind_table = behind_table.max(depth),
                 _ => {}
@@ -171,6 +241,15 @@ fn scan(function: &mut Function, code: &[u8], index: &HashMap<u64, usize>, taken
             }
             at = instruction.next_ip();
         }
+    }
+}
+
+/// Whom a call or jump through a pointer may reach.
+fn through(instruction: &Instruction) -> Target {
+    let plain = instruction.op0_kind() == OpKind::Memory && instruction.memory_index() == Register::None;
+    match instruction.memory_displacement64() {
+        offset if plain && offset >= 24 && offset.is_multiple_of(8) => Target::Slot(offset),
+        _ => Target::Anything,
     }
 }
 
@@ -207,113 +286,68 @@ fn note_pointers(instruction: &Instruction, index: &HashMap<u64, usize>, taken: 
     }
 }
 
-/// Calls between functions, cycles folded.
-struct Graph<'a> {
-    functions: &'a [Function],
-    taken: &'a BTreeSet<usize>,
-    component: Vec<usize>,
-    members: Vec<Vec<usize>>,
+/// A function that is being looked at.
+struct Visit {
+    function: usize,
+    /// Its calls: stack in use, and one callee each.
+    edges: Vec<(u64, usize)>,
+    next: usize,
 }
 
-impl<'a> Graph<'a> {
-    fn new(functions: &'a [Function], taken: &'a BTreeSet<usize>) -> Self {
-        let mut graph =
-            Self { functions, taken, component: vec![usize::MAX; functions.len()], members: Vec::new() };
-        graph.fold();
-        graph
-    }
-
-    fn targets(&self, from: usize) -> impl Iterator<Item = (u64, usize)> + '_ {
-        self.functions[from].calls.iter().flat_map(move |call| {
-            let known = call.target.map(|target| (call.depth, target));
-            let behind = if call.target.is_none() { Some(self.taken) } else { None };
-            known.into_iter().chain(behind.into_iter().flatten().map(move |target| (call.depth, *target)))
-        })
-    }
-
-    /// Strongly connected components, by Tarjan's algorithm with a stack of its own; callees come first.
-    fn fold(&mut self) {
-        let count = self.functions.len();
-        let (mut order, mut low) = (vec![usize::MAX; count], vec![0; count]);
-        let (mut open, mut on_stack, mut next) = (Vec::new(), vec![false; count], 0);
-        for root in 0..count {
-            if order[root] != usize::MAX {
+/// The deepest chain from any function: depth first, each function once, with a stack of our own.
+fn deepest(functions: &[Function], pointers: &Pointers) -> Option<Deepest> {
+    let edges = |function: usize| -> Vec<(u64, usize)> {
+        let mut edges = BTreeMap::new();
+        for call in &functions[function].calls {
+            for callee in pointers.behind(call.target) {
+                let deepest = edges.entry(callee).or_insert(call.depth);
+                *deepest = call.depth.max(*deepest);
+            }
+        }
+        edges.into_iter().map(|(callee, depth)| (depth, callee)).collect()
+    };
+    let mut depth: Vec<Option<u64>> = vec![None; functions.len()];
+    let mut via: Vec<Option<usize>> = vec![None; functions.len()];
+    let mut open = vec![false; functions.len()];
+    let mut cyclic = 0;
+    for root in 0..functions.len() {
+        if depth[root].is_some() {
+            continue;
+        }
+        let mut work = vec![Visit { function: root, edges: edges(root), next: 0 }];
+        open[root] = true;
+        while let Some(visit) = work.last_mut() {
+            let Some(&(_, callee)) = visit.edges.get(visit.next) else {
+                let (mut most, mut chosen) = (functions[visit.function].frame, None);
+                for &(used, callee) in &visit.edges {
+                    // A callee that has no depth yet is one that closes a cycle.
+                    if let Some(below) = depth[callee]
+                        && used + below > most
+                    {
+                        (most, chosen) = (used + below, Some(callee));
+                    }
+                }
+                (depth[visit.function], via[visit.function]) = (Some(most), chosen);
+                open[visit.function] = false;
+                work.pop();
                 continue;
-            }
-            let mut work: Vec<(usize, Vec<usize>, usize)> = vec![(root, Vec::new(), 0)];
-            while let Some((node, mut targets, mut position)) = work.pop() {
-                if position == 0 && order[node] == usize::MAX {
-                    (order[node], low[node], next) = (next, next, next + 1);
-                    open.push(node);
-                    on_stack[node] = true;
-                    targets = self.targets(node).map(|(_, target)| target).collect();
-                    targets.sort_unstable();
-                    targets.dedup();
-                }
-                let mut descended = false;
-                while let Some(&target) = targets.get(position) {
-                    if order[target] == usize::MAX {
-                        work.push((node, std::mem::take(&mut targets), position));
-                        work.push((target, Vec::new(), 0));
-                        descended = true;
-                        break;
-                    }
-                    if on_stack[target] {
-                        low[node] = low[node].min(low[target]);
-                    }
-                    position += 1;
-                }
-                if descended {
-                    continue;
-                }
-                if low[node] == order[node] {
-                    let mut members = Vec::new();
-                    while let Some(member) = open.pop() {
-                        on_stack[member] = false;
-                        self.component[member] = self.members.len();
-                        members.push(member);
-                        if member == node {
-                            break;
-                        }
-                    }
-                    self.members.push(members);
-                }
+            };
+            visit.next += 1;
+            if open[callee] {
+                cyclic += 1;
+            } else if depth[callee].is_none() {
+                open[callee] = true;
+                work.push(Visit { function: callee, edges: edges(callee), next: 0 });
             }
         }
     }
-
-    fn deepest(&self) -> Option<Deepest> {
-        // Components come callees first: each one's depth is known before it is asked for.
-        let mut depth = vec![0u64; self.members.len()];
-        let mut via: Vec<Option<(usize, usize)>> = vec![None; self.members.len()];
-        for (component, members) in self.members.iter().enumerate() {
-            let frames: u64 = members.iter().map(|member| self.functions[*member].frame).sum();
-            let returns = RETURN_ADDRESS * (members.len() as u64 - 1);
-            depth[component] = frames + returns;
-            for &member in members {
-                for (used, target) in self.targets(member) {
-                    let other = self.component[target];
-                    if other == component {
-                        continue;
-                    }
-                    // Within a cycle the others' frames may all be there already.
-                    let before = if members.len() == 1 { used } else { frames + returns + RETURN_ADDRESS };
-                    if before + depth[other] > depth[component] {
-                        depth[component] = before + depth[other];
-                        via[component] = Some((member, target));
-                    }
-                }
-            }
-        }
-        let start = (0..depth.len()).max_by_key(|component| depth[*component])?;
-        let entry = via[start].map_or(self.members[start][0], |(member, _)| member);
-        let mut chain = vec![(self.functions[entry].name.clone(), self.functions[entry].frame)];
-        let mut at = start;
-        while let Some((_, target)) = via[at] {
-            chain.push((self.functions[target].name.clone(), self.functions[target].frame));
-            at = self.component[target];
-        }
-        let cyclic = self.members.iter().filter(|members| members.len() > 1).map(Vec::len).sum();
-        Some(Deepest { bytes: depth[start], chain, cyclic, pointers: self.taken.len() })
+    let start = (0..functions.len()).max_by_key(|function| depth[*function])?;
+    let mut chain = Vec::new();
+    let mut at = Some(start);
+    while let Some(function) = at {
+        chain.push((functions[function].name.clone(), functions[function].frame));
+        at = via[function];
     }
+    let pointers = pointers.behind(Target::Anything).len();
+    Some(Deepest { bytes: depth[start]?, chain, cyclic, pointers })
 }
