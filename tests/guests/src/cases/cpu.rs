@@ -196,10 +196,6 @@ fn control_registers() {
     let cr4 = read_cr!("cr4");
     let write_cr0 = |value: u64| plain(attempt!(["mov cr0, {v}"], v = in(reg) value));
     let write_cr4 = |value: u64| plain(attempt!(["mov cr4, {v}"], v = in(reg) value));
-    if !crate::cpu::virtualised() {
-        // QEMU's TCG takes these as they come, and what it makes of them ends the run.
-        return skip("control registers", "this is no guest of ours");
-    }
     // SDM vol. 3 section 2.5: combinations that raise #GP.
     if is_amd() {
         // An SVM guest writes CR0 itself, and the only SVM here is QEMU's, which takes these as they come.
@@ -253,7 +249,11 @@ fn control_registers() {
         (None, 8),
     );
     equal("cr4 reserved bit", write_cr4(cr4 | 1 << 31), GP);
-    equal("cr4 pae off in long mode", write_cr4(cr4 & !0x20), GP);
+    if is_amd() {
+        skip("cr4 pae off in long mode", "QEMU's TCG does not check it");
+    } else {
+        equal("cr4 pae off in long mode", write_cr4(cr4 & !0x20), GP);
+    }
     equal("cr4 unchanged by refused writes", read_cr!("cr4"), cr4);
     for (name, bit, there) in [
         ("cr4 tsd", 2, true),
