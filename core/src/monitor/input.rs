@@ -16,6 +16,10 @@ const READ_BYTES: usize = 512;
 /// nanoseconds: else the rest of a mutilated message could be taken for one. That is four characters at 1200 baud.
 const SILENCE: u64 = 30_000_000;
 
+/// Bytes 0xFF that follow each other within this time, in nanoseconds, are one wish for a greeting: a client sends two, as
+/// the first may only end a string.
+const RUN: u64 = 5_000_000;
+
 /// What was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
@@ -55,8 +59,8 @@ pub(super) struct Input {
     skipping: bool,
     /// When the last byte was read, in nanoseconds.
     heard: u64,
-    /// The byte before was a 0xFF that began the session afresh: more of the same say nothing new.
-    resynced: bool,
+    /// The byte before was a 0xFF that began the session afresh, until this moment: more of the same say nothing new.
+    resynced: u64,
 }
 
 impl Input {
@@ -69,7 +73,7 @@ impl Input {
             loss: Loss::NONE,
             skipping: false,
             heard: 0,
-            resynced: false,
+            resynced: 0,
         }
     }
 
@@ -138,7 +142,7 @@ impl Input {
     }
 
     /// Goes on until there is something to say about the input.
-    pub(super) fn next(&mut self) -> Option<Received> {
+    pub(super) fn next(&mut self, now: u64) -> Option<Received> {
         loop {
             if self.loss.real && self.loss.at == 0 {
                 if self.skipping {
@@ -154,18 +158,20 @@ impl Input {
             if bytes.is_empty() {
                 return None;
             }
-            if self.resynced && bytes.first() == Some(&0xFF) {
+            if now < self.resynced && bytes.first() == Some(&0xFF) {
                 self.drop_front(1);
                 continue;
             }
             let (used, outcome) = self.receiver.feed(bytes);
             self.drop_front(used);
-            self.resynced &= used == 0;
+            if used > 0 {
+                self.resynced = 0;
+            }
             match outcome {
                 Some(Outcome::Message) => return Some(Received::Message),
                 Some(Outcome::Error(error)) => return Some(Received::Syntax(error)),
                 Some(Outcome::Resync) => {
-                    self.resynced = true;
+                    self.resynced = now.saturating_add(RUN);
                     return Some(Received::Resync);
                 }
                 None => {}

@@ -224,7 +224,7 @@ impl<const S: usize> Monitor<S> {
             return true;
         }
         if reply.is_idle() {
-            let Some(received) = input.next() else { return false };
+            let Some(received) = input.next(now.monotonic) else { return false };
             match received {
                 Received::Message => match Call::check(input.message(), *mode == Mode::Command, product) {
                     Ok(call) => reply.run(call),
