@@ -122,6 +122,8 @@ fn saved_memory(rig: &Running, kernel: &std::path::Path) -> Result<()> {
     let mut want = vec![0; PAGES];
     file.read_exact(&mut want)?;
     let mut client = rig.qmp()?;
+    // The guest reads its console in a loop; stopped, it leaves Bochs all its time for the line.
+    client.execute("stop", json!({}))?;
     for (command, path) in [("pmemsave", "/tmp/physical"), ("memsave", "/tmp/linear")] {
         client.execute(command, json!({ "val": 0x100_0000, "size": PAGES, "filename": path }))?;
         let got = pull::fetch(&mut client, path)?;
@@ -129,6 +131,7 @@ fn saved_memory(rig: &Running, kernel: &std::path::Path) -> Result<()> {
         let differ = got.iter().zip(&want).position(|(got, want)| got != want);
         ensure!(differ.is_none(), "{command}: the bytes differ from the file at {differ:?}");
     }
+    client.execute("cont", json!({}))?;
     Ok(())
 }
 

@@ -196,6 +196,10 @@ fn control_registers() {
     let cr4 = read_cr!("cr4");
     let write_cr0 = |value: u64| plain(attempt!(["mov cr0, {v}"], v = in(reg) value));
     let write_cr4 = |value: u64| plain(attempt!(["mov cr4, {v}"], v = in(reg) value));
+    if !crate::cpu::virtualised() {
+        // QEMU's TCG takes what is refused elsewhere, and what it makes of that ends the run.
+        return skip("control registers", "this is no guest of ours");
+    }
     // SDM vol. 3 section 2.5: combinations that raise #GP.
     if is_amd() {
         // An SVM guest writes CR0 itself, and the only SVM here is QEMU's, which takes these as they come.
@@ -291,7 +295,11 @@ fn control_registers() {
     unsafe { asm!("mov {}, cr8", out(reg) back) };
     crate::apic::write(crate::apic::register::TPR, 0);
     equal("cr8 and tpr are one", (tpr, seen, apic, back), (None, 5, 0x50, 3));
-    equal("cr8 reserved bits", plain(attempt!(["mov cr8, {v}"], v = in(reg) 16u64)), GP);
+    if is_amd() {
+        skip("cr8 reserved bits", "QEMU's TCG does not check them");
+    } else {
+        equal("cr8 reserved bits", plain(attempt!(["mov cr8, {v}"], v = in(reg) 16u64)), GP);
+    }
     equal(
         "cr1 is not there",
         attempt!([".byte 0x0f, 0x20, 0xc8"], out("rax") _).map(|trap| trap.vector),
