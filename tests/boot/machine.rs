@@ -5,7 +5,7 @@ use crate::rig::{self, Running, limit, member, words};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use xtask::board::Board;
-use xtask::qmp::Client;
+use xtask::qmp::{Client, QmpError};
 
 /// Runs the group.
 pub fn run(board: Board, report: &Report) -> Result<()> {
@@ -25,9 +25,10 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
 
 /// The description of the error that a command must end with.
 fn refused(client: &mut Client, command: &str, arguments: Value) -> Result<String> {
-    let message = json!({ "execute": command, "arguments": arguments }).to_string();
-    let reply = client.raw(&message)?;
-    reply["error"]["desc"].as_str().map(str::to_owned).with_context(|| format!("{command}: {reply}"))
+    match client.execute(command, arguments) {
+        Ok(result) => bail!("{command} was not refused: {result}"),
+        Err(error) => Ok(error.downcast::<QmpError>()?.desc),
+    }
 }
 
 /// Names in a list of objects with a member `key`.
