@@ -45,14 +45,7 @@ static TABLES: [Frame; TABLE_FRAMES] = [const { Frame::new() }; TABLE_FRAMES];
 static RAM: Once<GuestRam> = Once::new();
 static SVM: Mutex<SvmMemory> = Mutex::new(SvmMemory::new());
 static VMX: Mutex<VmxMemory> = Mutex::new(VmxMemory::new());
-static PC: Mutex<Pc> = Mutex::new(Pc::new(&PcConfig {
-    vcpus: 1,
-    tsc_hz: 1_000_000_000,
-    address_bits: 36,
-    low_ram: 0,
-    high_ram: 0,
-    debug_exit: None,
-}));
+static PC: Once<Mutex<Pc>> = Once::new();
 
 /// Runs the hypervisor on a host that has been set up.
 pub fn run(boot: &'static BootInfo) -> ! {
@@ -222,15 +215,15 @@ fn make<P: Processor>(
 
     let address_bits = host_cpuid(0x8000_0008, 0).eax as u8;
     let [(_, low_ram), (_, high_ram)] = e820::ram(size);
-    let pc = MutexGuard::leak(PC.lock());
-    *pc = Pc::new(&PcConfig {
+    let config = PcConfig {
         vcpus: 1,
         tsc_hz: clock.tsc_hz(),
         address_bits,
         low_ram,
         high_ram,
         debug_exit: options.debug_exit.map(|exit| DebugExit { iobase: exit.port, iosize: exit.size as u8 }),
-    });
+    };
+    let pc = MutexGuard::leak(PC.call_once(|| Mutex::new(Pc::new(&config))).lock());
     let mut machine = Machine::new(vcpu, pc, ram, clock, Backend::new(console), context, allowed, intel);
     machine.reset();
     Ok(machine)

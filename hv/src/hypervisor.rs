@@ -106,7 +106,7 @@ impl<'g> Hypervisor<'g> {
         if self.reason.is_empty() && self.reason.write_fmt(reason).is_err() {
             let _ = self.reason.push_str("…");
         }
-        self.run.stop(RunState::InternalError);
+        let _ = self.stop(RunState::InternalError);
     }
 
     /// Lets the guest run. The caller sends RESUME where this says so.

@@ -2,8 +2,9 @@
 
 use core::fmt::{self, Write};
 
-use monovisor_host::BootInfo;
+use monovisor_arch::{GuestMemory, MemoryError};
 use monovisor_host::boot::BootError;
+use monovisor_host::{BootInfo, interrupts};
 use monovisor_loader::bundle::plain;
 use monovisor_loader::linux::{self, Image, LinuxGuest, LoadError};
 use monovisor_loader::options::MAX_LINE;
@@ -12,6 +13,7 @@ use spin::{Mutex, MutexGuard};
 
 use crate::guest::Guest;
 use crate::machine::{HAS_HPET, HAS_I8042};
+use crate::ram::GuestRam;
 
 /// Length of a UUID in text form.
 const UUID_TEXT: usize = 36;
@@ -50,6 +52,45 @@ impl fmt::Display for LaunchError {
             Self::Load(error) => write!(f, "{error}"),
             Self::Acpi(error) => write!(f, "-m: {error}"),
         }
+    }
+}
+
+/// Guest RAM that is filled in pieces, between which interrupts are taken: the monitor's line keeps sending while a kernel
+/// is copied.
+struct Interruptible(&'static GuestRam);
+
+/// Bytes of a piece: a few microseconds.
+const PIECE: usize = 64 << 10;
+
+impl GuestMemory for Interruptible {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.0.read(address, buffer)
+    }
+
+    fn write(&self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        let mut at = address;
+        for piece in data.chunks(PIECE) {
+            self.0.write(at, piece)?;
+            at = at.checked_add(piece.len() as u64).ok_or(MemoryError { address })?;
+            interrupts::window();
+        }
+        Ok(())
+    }
+
+    fn fill(&self, address: u64, value: u8, length: u64) -> Result<(), MemoryError> {
+        let mut done = 0;
+        while done < length {
+            let piece = (length - done).min(PIECE as u64);
+            let at = address.checked_add(done).ok_or(MemoryError { address })?;
+            self.0.fill(at, value, piece)?;
+            done += piece;
+            interrupts::window();
+        }
+        Ok(())
+    }
+
+    fn contiguous(&self, address: u64) -> u64 {
+        self.0.contiguous(address)
     }
 }
 
@@ -135,7 +176,7 @@ impl Launch {
         let options = &self.options;
         let kernel = self.image("kernel", options.kernel.ok_or(LaunchError::NoKernel)?)?;
         let initrd = options.initrd.map(|name| self.image("initrd", name)).transpose()?;
-        let ram = guest.ram();
+        let ram = &Interruptible(guest.ram());
         let machine = acpi::Machine { cpus: options.cpus, i8042: HAS_I8042, hpet: HAS_HPET };
         acpi::build(ram, &machine).map_err(LaunchError::Acpi)?;
         let linux = LinuxGuest {

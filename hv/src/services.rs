@@ -111,9 +111,11 @@ impl Services<'_> {
                 guest.service_at(service_at);
                 guest.slice()
             }
-            _ => {
+            guest => {
                 timer::set_deadline(service_at);
-                SliceEnd::Idle
+                // The human monitor reaches ports while the guest stands.
+                let request = guest.as_mut().is_some_and(|guest| guest.pc().has_request());
+                if request { SliceEnd::Request } else { SliceEnd::Idle }
             }
         };
         match end {
@@ -136,8 +138,10 @@ impl Services<'_> {
             let more = self.monitor.poll(0, port, &mut self.hypervisor, now);
             self.carry_out();
             if !more {
-                return false;
+                return self.monitor.is_working(0);
             }
+            // A step may take longer than the line's FIFO has room for.
+            interrupts::window();
         }
         true
     }
@@ -146,7 +150,7 @@ impl Services<'_> {
     fn carry_out(&mut self) {
         let requests = core::mem::take(&mut self.hypervisor.requests);
         if requests.reset {
-            self.reset();
+            self.machine_reset();
         }
         if requests.powerdown {
             if trace::enabled() {
@@ -163,8 +167,12 @@ impl Services<'_> {
     }
 
     fn reset(&mut self) {
+        let running = self.hypervisor.run.running();
         self.hypervisor.reset();
         self.event(&Reset {});
+        if running && !self.hypervisor.run.running() {
+            self.event(&Stop {});
+        }
     }
 
     /// The guest ends: reported, and the monitor stays.
@@ -179,7 +187,7 @@ impl Services<'_> {
         }
     }
 
-    fn guest_reset(&mut self) {
+    fn machine_reset(&mut self) {
         if self.hypervisor.launch.options.no_reboot {
             self.shut_down();
         } else {
@@ -197,7 +205,7 @@ impl Services<'_> {
         match request {
             Request::Reset(cause) => {
                 info!("the guest resets the machine ({cause:?})");
-                self.guest_reset();
+                self.machine_reset();
             }
             Request::PowerOff => {
                 info!("the guest has switched itself off");
@@ -218,7 +226,7 @@ impl Services<'_> {
     fn guest_stopped(&mut self, halt: Halt) {
         self.hypervisor.guest_stopped(halt);
         if halt == Halt::TripleFault {
-            self.guest_reset();
+            self.machine_reset();
         } else {
             self.stop(RunState::InternalError);
         }

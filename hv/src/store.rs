@@ -5,19 +5,20 @@ use monovisor_core::schema::extensions::StoreFile;
 use monovisor_core::{Context, Error};
 use monovisor_host::{frames, info, warn};
 use monovisor_store::{FileId, Store, StoreError};
-use spin::{Mutex, MutexGuard};
+use spin::{Mutex, MutexGuard, Once};
 
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
 
-static STORE: Mutex<Store<'static>> = Mutex::new(Store::new());
+/// Made at run time: an empty store is not all zero, and need not be in the image.
+static STORE: Once<Mutex<Store<'static>>> = Once::new();
 
 /// The store.
 pub type Files = &'static mut Store<'static>;
 
 /// Opens the store: names the files that came with the boot, and gives it all RAM that is left. May be called once.
 pub fn open(launch: &Launch) -> Files {
-    let store = MutexGuard::leak(STORE.lock());
+    let store = MutexGuard::leak(STORE.call_once(|| Mutex::new(Store::new())).lock());
     for (name, data) in launch.files() {
         if let Err(error) = store.add_read_only(name, data) {
             warn!("the file {name} of the boot bundle is not in the store: {error}");

@@ -179,6 +179,17 @@ impl Input {
         }
     }
 
+    /// Looks for a byte 0xFF in what has been received and not looked at, and drops everything up to it. The byte is in no
+    /// message, so this can be done while a command runs that nobody waits for any more.
+    pub(super) fn cut_to_resync(&mut self) -> bool {
+        let unread = self.bytes.get(self.start..self.end).unwrap_or_default();
+        let Some(at) = unread.iter().rposition(|byte| *byte == 0xFF) else { return false };
+        self.receiver.abandon();
+        (self.loss, self.skipping, self.resynced) = (Loss::NONE, false, true);
+        self.drop_front(at.saturating_add(1));
+        true
+    }
+
     fn drop_front(&mut self, count: usize) {
         self.start = self.start.saturating_add(count);
         if self.start >= self.end {

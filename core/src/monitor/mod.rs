@@ -132,6 +132,12 @@ impl<const S: usize> Monitor<S> {
         self.replies.get(session).is_some_and(|reply| !reply.is_idle())
     }
 
+    /// Whether a session has a command that is not finished and does not wait for the line: poll again soon.
+    #[must_use]
+    pub fn is_working(&self, session: usize) -> bool {
+        self.replies.get(session).is_some_and(|reply| !reply.is_idle() && reply.front().is_empty())
+    }
+
     /// A session's client is gone, or another has come: the session starts again with its greeting.
     pub fn restart(&mut self, session: usize) {
         if let Some(input) = self.inputs.get_mut(session) {
@@ -174,6 +180,10 @@ impl<const S: usize> Monitor<S> {
             self.limits.expire(&mut self.rings, now.monotonic);
         }
         let heard = self.inputs.get_mut(session).is_some_and(|input| input.read(port, now.monotonic));
+        // A client that begins afresh does not wait for what another one has left running.
+        if heard && self.is_busy(session) && self.inputs.get_mut(session).is_some_and(Input::cut_to_resync) {
+            self.forget(session);
+        }
         let mut done = self.send(session, port);
         if self.replies.get(session).is_some_and(|reply| reply.front().is_empty()) {
             done |= self.advance(session, handlers, now);

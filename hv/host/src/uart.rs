@@ -238,7 +238,7 @@ impl Uart {
                 line.room -= 1;
                 sent += 1;
             }
-            if sent < bytes.len() && line.interrupt_enable & IER_TRANSMIT == 0 {
+            if sent < bytes.len() && !line.held() && line.interrupt_enable & IER_TRANSMIT == 0 {
                 line.interrupt_enable |= IER_TRANSMIT;
                 line.out(INTERRUPT_ENABLE, line.interrupt_enable);
             }
@@ -266,11 +266,6 @@ impl Uart {
     /// 3 % does not work between two UARTs and is refused.
     pub fn set_baud(&mut self, baud: u32) -> Result<u32, BadBaud> {
         self.with(Err(BadBaud { fastest: 0 }), |line| line.set_baud(baud))
-    }
-
-    /// Waits for CTS before sending, or not (RTS is driven in any case).
-    pub fn set_flow_control(&mut self, on: bool) {
-        self.with((), |line| line.flow_control = on);
     }
 
     /// State of the modem lines; forgets `connected`.
@@ -449,6 +444,13 @@ impl Line {
         let risen = status & !self.modem_status & (MSR_DSR | MSR_DCD);
         self.modem_status = status;
         self.connected |= risen != 0;
+        // A peer that has once raised CTS means it; a cable of three wires never does.
+        self.flow_control |= status & MSR_CTS != 0;
+    }
+
+    /// The peer holds the line: the modem interrupt tells when it does no more, and the transmitter's would never end.
+    fn held(&self) -> bool {
+        self.flow_control && self.modem_status & MSR_CTS == 0
     }
 
     /// Serves the chip's interrupts until none is pending. True where there was one.

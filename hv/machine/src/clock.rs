@@ -93,7 +93,15 @@ impl Clock {
     /// most, never early: a timer that fires early would have to be armed again.
     #[inline]
     pub const fn host_tsc_at(&self, deadline: u64) -> u64 {
-        self.to_ticks.apply(deadline).saturating_add(2).wrapping_sub(self.offset)
+        let wide = (deadline as u128 * self.to_ticks.0 as u128) >> 32;
+        let guest = if wide > u64::MAX as u128 { u64::MAX } else { wide as u64 }.saturating_add(2);
+        // A deadline too far away to count must not come out as one that has passed.
+        let offset = self.offset.cast_signed();
+        if offset < 0 {
+            guest.saturating_add(offset.unsigned_abs())
+        } else {
+            guest.saturating_sub(self.offset)
+        }
     }
 
     /// Host TSC ticks in `nanoseconds`.
@@ -131,6 +139,16 @@ mod tests {
                 assert!(reached + deadline / (1 << 28) >= deadline, "{hz} {deadline} {reached}");
                 assert!(reached <= deadline + slack, "{hz} {deadline} {reached}");
             }
+        }
+    }
+
+    #[test]
+    fn the_farthest_deadline_stays_ahead() {
+        for (hz, start) in [(2_000_000_000, 777), (50_000_000, 1 << 40), (1_000_000_000, 0)] {
+            let mut clock = Clock::new(hz);
+            clock.start(start);
+            assert!(clock.host_tsc_at(u64::MAX) > start + (1 << 50), "{hz}");
+            assert!(clock.host_tsc_at(u64::MAX / 2) > start + (1 << 50), "{hz}");
         }
     }
 

@@ -22,8 +22,6 @@ impl Human for Hypervisor<'_> {
         text: &mut Text<'_, '_>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        let Some(slot) = self.hmp.get_mut(cx.session) else { return Ok(()) };
-        let mut hmp = core::mem::take(slot);
         let cpu = match arguments.cpu_index {
             // As in QEMU 2.8, what `cpu` set does not count here: each command starts at the first processor.
             None => 0,
@@ -32,6 +30,8 @@ impl Human for Hypervisor<'_> {
                 _ => return Err(nb::Error::Other(Error::expects("cpu-index", "a CPU number"))),
             },
         };
+        let Some(slot) = self.hmp.get_mut(cx.session) else { return Ok(()) };
+        let mut hmp = core::mem::take(slot);
         if cx.first
             && let Some(saving) = self.saving.get_mut(cx.session)
         {

@@ -45,6 +45,9 @@ impl Hypervisor<'_> {
         size: u64,
         path: &str,
     ) -> Result<(), Error> {
+        if self.guest.is_none() {
+            return Err(Error::text("There is no guest whose memory could be saved"));
+        }
         let file = self.files.create(path, IfExists::Truncate).map_err(|error| open_error(path, error))?;
         // A file that cannot fit is refused before a long job has filled the store.
         let (used, total) = self.files.usage();

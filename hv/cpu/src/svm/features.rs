@@ -19,6 +19,8 @@ mod msr {
 const EFER_SVME: u64 = 1 << 12;
 /// VM_CR.SVMDIS: EFER.SVME cannot be set (APM vol. 2, 15.30.1).
 const VM_CR_SVMDIS: u64 = 1 << 4;
+/// VM_CR.LOCK: SVMDIS cannot be changed.
+const VM_CR_LOCK: u64 = 1 << 3;
 
 /// What CPUID says about SVM (CPUID 8000_000A) and the leaves around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,9 +101,19 @@ pub fn enable(features: &Features, host_save: u64) -> Result<(), SvmError> {
     if features.asids < 2 {
         return Err(SvmError::NoAsids);
     }
-    // SAFETY: VM_CR exists on every CPU with SVM, and reading it changes nothing.
-    if unsafe { Msr::new(msr::VM_CR).read() } & VM_CR_SVMDIS != 0 {
-        return Err(if features.lock { SvmError::LockedOff } else { SvmError::SwitchedOff });
+    // SAFETY: VM_CR exists on every CPU with SVM; SVMDIS may be cleared while it is not locked (APM vol. 2, 15.30.1).
+    unsafe {
+        let mut control = Msr::new(msr::VM_CR);
+        let value = control.read();
+        if value & VM_CR_SVMDIS != 0 {
+            if value & VM_CR_LOCK != 0 {
+                return Err(SvmError::LockedOff);
+            }
+            control.write(value & !VM_CR_SVMDIS);
+            if control.read() & VM_CR_SVMDIS != 0 {
+                return Err(SvmError::SwitchedOff);
+            }
+        }
     }
     // SAFETY: SVM is there and not disabled, so EFER.SVME may be set; it changes nothing until VMRUN. The save area is
     // a page that only the CPU touches.

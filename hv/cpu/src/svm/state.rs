@@ -1,7 +1,7 @@
 //! The guest's registers in the VMCB, in the neutral vocabulary.
 
 use monovisor_arch::state::bits::*;
-use monovisor_arch::{Control, DescriptorTable, Gpr, Segment, SegmentName, VcpuState};
+use monovisor_arch::{Control, DescriptorTable, Event, Gpr, Segment, SegmentName, Vcpu, VcpuState, vector};
 
 use super::Svm;
 use super::vmcb::{SaveArea, VmcbSegment, clean};
@@ -33,6 +33,21 @@ pub const fn from_vmcb(segment: &VmcbSegment) -> Segment {
         access |= Segment::UNUSABLE;
     }
     Segment { selector: segment.selector, base: segment.base, limit: segment.limit, access }
+}
+
+impl Svm {
+    /// An instruction has been emulated while RFLAGS, given as `flags`, had TF or RF set: RF ends with it, and a single
+    /// step is due, as after one that the processor runs (SDM vol. 3, 18.3.1.4).
+    #[cold]
+    fn instruction_done(&mut self, flags: u64) {
+        const DR6_BS: u64 = 1 << 14;
+        self.save_mut().rflags = flags & !RFLAGS_RF;
+        if flags & RFLAGS_TF != 0 {
+            self.save_mut().dr6 |= DR6_BS;
+            self.control_mut().clean &= !clean::DEBUG;
+            self.inject(Event::exception(vector::DB));
+        }
+    }
 }
 
 fn slot(save: &mut SaveArea, name: SegmentName) -> &mut VmcbSegment {
@@ -72,6 +87,10 @@ impl VcpuState for Svm {
     fn set_rip(&mut self, value: u64) {
         self.save_mut().rip = value;
         self.control_mut().interrupt_shadow = 0;
+        let flags = self.save().rflags;
+        if flags & (RFLAGS_TF | RFLAGS_RF) != 0 {
+            self.instruction_done(flags);
+        }
     }
 
     fn rflags(&self) -> u64 {

@@ -15,7 +15,10 @@ use crate::msr;
 
 impl Vcpu for Svm {
     fn run(&mut self) -> Exit {
-        loop {
+        /// Exits served here one after the other, before the host looks after itself: a guest may arrange for events
+        /// whose delivery raises the next one without end.
+        const EXITS_IN_A_ROW: u32 = 32;
+        for _ in 0..EXITS_IN_A_ROW {
             if self.attention
                 && let Some(exit) = self.prepare()
             {
@@ -55,6 +58,7 @@ impl Vcpu for Svm {
                 _ => return exit::decode(control, self.features.decode_assists),
             }
         }
+        Exit::HostInterrupt
     }
 
     fn next_rip(&self) -> Option<u64> {
@@ -249,8 +253,8 @@ impl Vcpu for Svm {
         self.set_gpr(Gpr::Rsp, 0);
         // The processor's signature, as CPUID 1 has it in EAX.
         self.set_gpr(Gpr::Rdx, u64::from(core::arch::x86_64::__cpuid(1).eax));
-        self.set_rip(0xfff0);
         self.set_rflags(RFLAGS_FIXED);
+        self.set_rip(0xfff0);
         let data = Segment { selector: 0, base: 0, limit: 0xffff, access: 0x93 };
         for name in [SegmentName::Es, SegmentName::Ss, SegmentName::Ds, SegmentName::Fs, SegmentName::Gs] {
             self.set_segment(name, data);

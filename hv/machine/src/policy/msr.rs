@@ -34,6 +34,8 @@ const DE_CFG: u32 = 0xc001_1029;
 
 /// VM_CR: SVM is off and locked so.
 const VM_CR_SVMDIS_LOCK: u64 = 1 << 3 | 1 << 4;
+/// HWCR: the TSC counts at a fixed rate, as the invariant TSC of CPUID says.
+const HWCR_TSC_FREQ_SEL: u64 = 1 << 24;
 /// DE_CFG: LFENCE serialises.
 const DE_CFG_LFENCE: u64 = 1 << 1;
 /// MISC_ENABLE: fast strings, BTS and PEBS not there.
@@ -97,7 +99,8 @@ impl Msrs {
             IA32_BIOS_SIGN_ID => Ok(0xffff_ffff << if self.intel { 32 } else { 0 }),
             IA32_PLATFORM_ID if self.intel => Ok(0),
             IA32_MISC_ENABLE if self.intel => Ok(MISC_ENABLE),
-            SYSCFG | HWCR | NB_CFG | INT_PENDING if !self.intel => Ok(0),
+            SYSCFG | NB_CFG | INT_PENDING if !self.intel => Ok(0),
+            HWCR if !self.intel => Ok(HWCR_TSC_FREQ_SEL),
             VM_CR if !self.intel => Ok(VM_CR_SVMDIS_LOCK),
             DE_CFG if !self.intel => Ok(DE_CFG_LFENCE),
             _ => Err(Refused),
