@@ -181,11 +181,11 @@ impl Input {
 
     /// Looks for a byte 0xFF in what has been received and not looked at, and drops everything up to it. The byte is in no
     /// message, so this can be done while a command runs that nobody waits for any more.
-    pub(super) fn cut_to_resync(&mut self) -> bool {
+    pub(super) fn cut_to_resync(&mut self, now: u64) -> bool {
         let unread = self.bytes.get(self.start..self.end).unwrap_or_default();
         let Some(at) = unread.iter().rposition(|byte| *byte == 0xFF) else { return false };
         self.receiver.abandon();
-        (self.loss, self.skipping, self.resynced) = (Loss::NONE, false, true);
+        (self.loss, self.skipping, self.resynced) = (Loss::NONE, false, now.saturating_add(RUN));
         self.drop_front(at.saturating_add(1));
         true
     }

@@ -181,7 +181,10 @@ impl<const S: usize> Monitor<S> {
         }
         let heard = self.inputs.get_mut(session).is_some_and(|input| input.read(port, now.monotonic));
         // A client that begins afresh does not wait for what another one has left running.
-        if heard && self.is_busy(session) && self.inputs.get_mut(session).is_some_and(Input::cut_to_resync) {
+        if heard
+            && self.is_busy(session)
+            && self.inputs.get_mut(session).is_some_and(|input| input.cut_to_resync(now.monotonic))
+        {
             self.forget(session);
         }
         let mut done = self.send(session, port);
