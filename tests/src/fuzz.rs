@@ -329,7 +329,7 @@ impl Random {
             br#"[[[[{"a":{"b":{}}}]]]] 1 "x" nope }"#,
         ];
         let mut input = Vec::new();
-        if self.next() % 2 == 0 {
+        if self.next().is_multiple_of(2) {
             let length = self.next() % 400;
             input.extend((0..length).map(|_| (self.next() >> 32) as u8));
         } else {

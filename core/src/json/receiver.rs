@@ -297,7 +297,9 @@ impl Receiver {
     fn push(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         if let Some(room) = self.tape.get_mut(self.len..end) {
-            room.copy_from_slice(bytes);
+            for (place, byte) in room.iter_mut().zip(bytes) {
+                *place = *byte;
+            }
         }
         self.len = end;
     }
@@ -491,7 +493,10 @@ impl Receiver {
                 if self.full() {
                     return self.too_long();
                 }
-                self.tape.copy_within(text, to);
+                for at in (0..length).rev() {
+                    let byte = self.tape.get(text.start.saturating_add(at)).copied().unwrap_or(0);
+                    self.set(to.saturating_add(at), byte);
+                }
                 self.set(node, tag);
                 self.patch(node.saturating_add(1), length);
             }

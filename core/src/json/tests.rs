@@ -114,6 +114,39 @@ fn numbers() {
 }
 
 #[test]
+fn doubles() {
+    for text in [
+        "0.1",
+        "1.5",
+        "-2.25",
+        "1e3",
+        "1E-3",
+        "100.0",
+        "123456.789",
+        "1e22",
+        "9223372036854775808",
+        "0.000001",
+        "-0.0",
+        "0.0e5",
+    ] {
+        let input = std::format!("{{\"n\":{text}}}");
+        let mut receiver = std::boxed::Box::new(Receiver::new());
+        receiver.feed(input.as_bytes());
+        let Some(Value::Double(number)) = receiver.message().unwrap().get("n") else { panic!("{text}") };
+        assert_eq!(number.to_f64(), text.parse::<f64>().unwrap(), "{text}");
+    }
+    for (text, expected) in
+        [("1e400", f64::INFINITY), ("-1e999999999999", f64::NEG_INFINITY), ("1e-400", 0.0)]
+    {
+        let input = std::format!("{{\"n\":{text}}}");
+        let mut receiver = std::boxed::Box::new(Receiver::new());
+        receiver.feed(input.as_bytes());
+        let Some(Value::Double(number)) = receiver.message().unwrap().get("n") else { panic!("{text}") };
+        assert_eq!(number.to_f64(), expected, "{text}");
+    }
+}
+
+#[test]
 fn strings() {
     let mut buffer = [0; 200];
     let mut w = Writer::new(&mut buffer);

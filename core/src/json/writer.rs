@@ -101,7 +101,9 @@ impl<'b> Writer<'b> {
         let end = self.len.saturating_add(bytes.len());
         match self.buffer.get_mut(self.len..end) {
             Some(room) if !self.overflowed => {
-                room.copy_from_slice(bytes);
+                for (place, byte) in room.iter_mut().zip(bytes) {
+                    *place = *byte;
+                }
                 self.len = end;
             }
             _ => self.overflowed = true,
@@ -202,11 +204,18 @@ impl<'b> Writer<'b> {
         self.int(number.cast_signed());
     }
 
-    fn digits(&mut self, number: u64) {
+    fn digits(&mut self, mut number: u64) {
         let mut text = [0_u8; 20];
-        // Cannot fail: 20 digits are the most that there can be.
-        let used = serde_json_core::to_slice(&number, &mut text).unwrap_or(0);
-        self.bytes(text.get(..used).unwrap_or_default());
+        let mut used: usize = 0;
+        for byte in text.iter_mut().rev() {
+            *byte = b'0'.wrapping_add((number % 10) as u8);
+            number /= 10;
+            used = used.wrapping_add(1);
+            if number == 0 {
+                break;
+            }
+        }
+        self.bytes(text.get(text.len().saturating_sub(used)..).unwrap_or_default());
     }
 
     /// Writes a number with six decimals at most, trailing zeros cut (C's `%f`).
@@ -289,9 +298,7 @@ fn plain(bytes: &[u8]) -> usize {
     let zero = |word: u64| word.wrapping_sub(ONES) & !word;
     let mut at: usize = 0;
     for chunk in bytes.chunks_exact(8) {
-        let mut word = [0; 8];
-        word.copy_from_slice(chunk);
-        let word = u64::from_le_bytes(word);
+        let Ok(word) = chunk.try_into().map(u64::from_le_bytes) else { break };
         let control = word.wrapping_sub(ONES * 0x20) & !word;
         let delete = word.wrapping_add(ONES);
         let quote = zero(word ^ (ONES * 0x22));

@@ -80,8 +80,7 @@ impl Input {
     /// Fetches what the line has. Returns whether that was anything.
     pub(super) fn read(&mut self, port: &mut impl Port, now: u64) -> bool {
         if self.end == RECEIVE_BYTES && self.start >= RECEIVE_BYTES / 2 {
-            self.bytes.copy_within(self.start.., 0);
-            self.end = self.end.saturating_sub(self.start);
+            self.end = self.move_down(self.start, self.end, 0);
             self.start = 0;
         }
         let mut any = false;
@@ -117,6 +116,18 @@ impl Input {
         any
     }
 
+    /// Moves bytes down in the buffer. Returns where they end then.
+    fn move_down(&mut self, from: usize, to: usize, mut place: usize) -> usize {
+        for at in from..to {
+            let byte = self.bytes.get(at).copied().unwrap_or(0);
+            if let Some(slot) = self.bytes.get_mut(place) {
+                *slot = byte;
+            }
+            place = place.wrapping_add(1);
+        }
+        place
+    }
+
     /// Drops what was just read up to where the stream can be trusted again, and keeps the rest.
     fn skip(&mut self, count: usize) {
         let end = self.end.saturating_add(count);
@@ -126,8 +137,7 @@ impl Input {
             // The end of a line is of no further use, but 0xFF still has to be heard.
             let resync = read.get(at) == Some(&0xFF);
             let from = self.end.saturating_add(at).saturating_add(usize::from(!resync));
-            self.bytes.copy_within(from..end, self.end);
-            self.end = self.end.saturating_add(end.saturating_sub(from));
+            self.end = self.move_down(from, end, self.end);
         }
     }
 

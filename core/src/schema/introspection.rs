@@ -31,7 +31,7 @@ impl Out<'_> {
     #[inline]
     fn put_type(&mut self, ty: Ref) {
         let ty = if ty.is_none() { EMPTY } else { ty };
-        let Some(found) = TYPES.get(introspected(ty.index(), &TYPES)) else { return };
+        let Some(found) = TYPES.get(introspected(ty.index().min(TYPES.len() - 1), &TYPES)) else { return };
         if ty.is_list() {
             self.put("[");
         }
