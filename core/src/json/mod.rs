@@ -33,3 +33,11 @@ pub const MAX_NESTING: i32 = 1024;
 /// Twice the text, which is the most that its nodes take; and for every container that is still open three bytes that are
 /// paid back when it is closed.
 const TAPE_BYTES: usize = 2 * MESSAGE_BYTES + 4 * MAX_NESTING as usize;
+
+/// Copies as many bytes as both have: the one of the standard library would have to check, and panic.
+#[inline]
+pub(crate) fn copy(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+}

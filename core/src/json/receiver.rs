@@ -297,9 +297,7 @@ impl Receiver {
     fn push(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         if let Some(room) = self.tape.get_mut(self.len..end) {
-            for (place, byte) in room.iter_mut().zip(bytes) {
-                *place = *byte;
-            }
+            super::copy(room, bytes);
         }
         self.len = end;
     }

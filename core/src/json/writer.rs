@@ -101,9 +101,7 @@ impl<'b> Writer<'b> {
         let end = self.len.saturating_add(bytes.len());
         match self.buffer.get_mut(self.len..end) {
             Some(room) if !self.overflowed => {
-                for (place, byte) in room.iter_mut().zip(bytes) {
-                    *place = *byte;
-                }
+                super::copy(room, bytes);
                 self.len = end;
             }
             _ => self.overflowed = true,

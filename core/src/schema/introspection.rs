@@ -22,7 +22,7 @@ impl Out<'_> {
     fn put(&mut self, text: &str) {
         let end = self.len + text.len();
         if let Some(room) = self.buffer.get_mut(self.len..end) {
-            room.copy_from_slice(text.as_bytes());
+            crate::json::copy(room, text.as_bytes());
             self.len = end;
         }
     }
@@ -94,7 +94,7 @@ fn fill(list: &mut impl Pieces, offered: &Offered, out: &mut [u8]) -> usize {
         let rest = piece.buffer.get(usize::from(*list.given())..piece.len).unwrap_or_default();
         let fits = rest.len().min(room.len());
         if let (Some(room), Some(rest)) = (room.get_mut(..fits), rest.get(..fits)) {
-            room.copy_from_slice(rest);
+            crate::json::copy(room, rest);
         }
         len += fits;
         if fits < rest.len() {
