@@ -22,6 +22,6 @@ fn main() {
     // Whole pages by section, so that the image's own page tables can be W^X; no build id, so that the same source
     // gives the same image.
     println!(
-        "cargo::rustc-link-arg-bins=-Wl,-T{script},-z,max-page-size=4096,-z,norelro,--build-id=none,--gc-sections"
+        "cargo::rustc-link-arg-bins=-Wl,-T{script},-z,max-page-size=4096,-z,norelro,--build-id=none,--gc-sections,--icf=all"
     );
 }
