@@ -74,7 +74,7 @@ pub fn run(boot: &'static BootInfo) -> ! {
 }
 
 /// Makes a guest on a vendor's processor and serves it.
-fn start<P: Processor>(
+fn start<P: Processor + 'static>(
     launch: Launch,
     port: Option<SerialPort>,
     console: Option<Uart>,
@@ -162,7 +162,7 @@ impl<E: core::fmt::Display> core::fmt::Display for MakeError<E> {
     }
 }
 
-fn make<P: Processor>(
+fn make<P: Processor + 'static>(
     launch: &Launch,
     console: Option<Uart>,
     memory: &'static mut P::Memory,

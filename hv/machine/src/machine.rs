@@ -113,9 +113,10 @@ impl Run for Machine<Vmx> {
 }
 
 /// One guest.
-pub struct Machine<V> {
-    /// The processor.
-    pub vcpu: V,
+///
+/// The processor is the last field, so that a machine of either vendor is also a `Machine<dyn Vcpu>`: what is rare is
+/// compiled once, for that.
+pub struct Machine<V: ?Sized> {
     /// Devices and interrupt controllers.
     pub pc: &'static mut Pc,
     /// Guest RAM.
@@ -139,9 +140,11 @@ pub struct Machine<V> {
     armed: Option<(Option<u64>, Option<u64>)>,
     /// Host TSC at which the services want to run again.
     service_at: Option<u64>,
+    /// The processor.
+    pub vcpu: V,
 }
 
-impl<V: Vcpu> Machine<V> {
+impl<V: Vcpu + 'static> Machine<V> {
     /// A machine with a processor just powered up. `intel` says whose processor the host has.
     #[allow(clippy::too_many_arguments, reason = "each is a part of the machine, named where it is made")]
     pub fn new(
@@ -174,6 +177,41 @@ impl<V: Vcpu> Machine<V> {
         }
     }
 
+    fn run_slice(&mut self) -> SliceEnd {
+        let now = self.now();
+        self.pc.advance(now);
+        if self.pc.has_request() {
+            return SliceEnd::Request;
+        }
+        for _ in 0..SLICE_EXITS {
+            self.deliver();
+            self.arm_timer();
+            if self.halted {
+                return SliceEnd::Idle;
+            }
+            let exit = self.vcpu.run();
+            if trace::enabled() {
+                self.trace_exit(&exit);
+            }
+            match self.handle(exit) {
+                Step::Continue | Step::Halted => {}
+                Step::Service => return SliceEnd::Service,
+                Step::Request => return SliceEnd::Request,
+                Step::Stop(halt) => return SliceEnd::Stop(halt),
+            }
+        }
+        SliceEnd::Service
+    }
+
+    #[cold]
+
+    /// The machine for what is rare: one copy of the code, for both vendors.
+    fn cold(&mut self) -> &mut Machine<dyn Vcpu> {
+        self
+    }
+}
+
+impl<V: Vcpu + ?Sized> Machine<V> {
     /// Back to power-up: processor, devices, MSRs. RAM and clock stay, as on a PC.
     pub fn reset(&mut self) {
         let now = self.now();
@@ -244,33 +282,6 @@ impl<V: Vcpu> Machine<V> {
         self.kvm_clock.set_wall_clock(wall.cast_signed(), now);
     }
 
-    fn run_slice(&mut self) -> SliceEnd {
-        let now = self.now();
-        self.pc.advance(now);
-        if self.pc.has_request() {
-            return SliceEnd::Request;
-        }
-        for _ in 0..SLICE_EXITS {
-            self.deliver();
-            self.arm_timer();
-            if self.halted {
-                return SliceEnd::Idle;
-            }
-            let exit = self.vcpu.run();
-            if trace::enabled() {
-                self.trace_exit(&exit);
-            }
-            match self.handle(exit) {
-                Step::Continue | Step::Halted => {}
-                Step::Service => return SliceEnd::Service,
-                Step::Request => return SliceEnd::Request,
-                Step::Stop(halt) => return SliceEnd::Stop(halt),
-            }
-        }
-        SliceEnd::Service
-    }
-
-    #[cold]
     fn trace_exit(&self, exit: &Exit) {
         let vcpu = &self.vcpu;
         trace::exit(VCPU, exit, vcpu.rip(), vcpu.gpr(Gpr::Rax), vcpu.gpr(Gpr::Rcx), vcpu.gpr(Gpr::Rdx));

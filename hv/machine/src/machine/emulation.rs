@@ -1,6 +1,6 @@
 //! Instructions that the hypervisor carries out for the guest: MMIO, string I/O, and finding the next one.
 
-use monovisor_arch::{CpuMode, IoExit, MemoryExit, Vcpu, VcpuState};
+use monovisor_arch::{CpuMode, IoExit, MemoryExit, Vcpu};
 use monovisor_devices::Pc;
 use monovisor_insn::{self as insn, Bus, Encoding, Outcome, Ports};
 
@@ -37,12 +37,12 @@ impl Ports for Devices<'_> {
     }
 }
 
-impl<V: Vcpu> Machine<V> {
+impl<V: Vcpu + ?Sized> Machine<V> {
     /// Moves on where the CPU does not say where the next instruction is.
     pub(super) fn advance_decoded(&mut self, usual: Option<Encoding>) -> Step {
         let next = match usual {
             Some(usual) => insn::next_rip(&mut self.vcpu, self.ram, usual),
-            None => insn::instruction_length(&mut self.vcpu as &mut dyn VcpuState, self.ram).map(|length| {
+            None => insn::instruction_length(&mut self.vcpu, self.ram).map(|length| {
                 let next = self.vcpu.rip().wrapping_add(length.into());
                 // Outside 64-bit mode the instruction pointer has 32 bits.
                 if self.vcpu.mode() == CpuMode::Long64 { next } else { next & 0xffff_ffff }
@@ -61,9 +61,7 @@ impl<V: Vcpu> Machine<V> {
         self.load_task_priority();
         let now = self.now();
         let mut devices = Devices { pc: self.pc, backend: &mut self.backend, vcpu: super::VCPU, now };
-        // One copy of the emulator serves both vendors: device accesses are rare enough for a call by table.
-        let cpu: &mut dyn VcpuState = &mut self.vcpu;
-        match insn::emulate_access(cpu, self.ram, &mut devices, exit) {
+        match insn::emulate_access(&mut self.vcpu, self.ram, &mut devices, exit) {
             Ok(()) => {
                 self.store_task_priority();
                 self.after_device()
@@ -75,8 +73,7 @@ impl<V: Vcpu> Machine<V> {
     pub(super) fn string_io(&mut self, io: &IoExit) -> Step {
         let now = self.now();
         let mut devices = Devices { pc: self.pc, backend: &mut self.backend, vcpu: super::VCPU, now };
-        let cpu: &mut dyn VcpuState = &mut self.vcpu;
-        match insn::string_io(cpu, self.ram, &mut devices, io) {
+        match insn::string_io(&mut self.vcpu, self.ram, &mut devices, io) {
             Ok(_) => self.after_device(),
             Err(outcome) => self.emulation_failed(outcome, None),
         }

@@ -16,27 +16,29 @@ pub fn host_cpuid(leaf: u32, subleaf: u32) -> Leaf {
     Leaf { eax: raw.eax, ebx: raw.ebx, ecx: raw.ecx, edx: raw.edx }
 }
 
-impl<V: Vcpu> Machine<V> {
+impl<V: Vcpu + 'static> Machine<V> {
     /// Handles one exit.
     #[inline]
     pub(super) fn handle(&mut self, exit: Exit) -> Step {
         match exit {
             Exit::Cpuid => self.cpuid(),
-            Exit::Io(io) => self.io(io),
+            Exit::Io(io) if io.string.is_none() => self.io(io),
             Exit::HostInterrupt | Exit::HostNmi => Step::Service,
             Exit::Halt => self.halt(),
+            Exit::InterruptWindow | Exit::NmiWindow => Step::Continue,
+            other => self.cold().rare(other),
+        }
+    }
+}
+
+impl<V: Vcpu + ?Sized> Machine<V> {
+    /// Exits that are rare, or that cost much in any case.
+    fn rare(&mut self, exit: Exit) -> Step {
+        match exit {
             Exit::Memory(access) => self.memory(&access),
             Exit::ReadMsr => self.read_msr(),
             Exit::WriteMsr => self.write_msr(),
-            Exit::InterruptWindow | Exit::NmiWindow => Step::Continue,
-            other => self.rare(other),
-        }
-    }
-
-    /// Exits that no guest causes often.
-    #[cold]
-    fn rare(&mut self, exit: Exit) -> Step {
-        match exit {
+            Exit::Io(io) => self.string_io(&io),
             Exit::Hypercall => self.hypercall(),
             Exit::Xsetbv => self.xsetbv(),
             // No device is assigned: nothing outside the guest can tell whether its caches were written back.
@@ -97,9 +99,6 @@ impl<V: Vcpu> Machine<V> {
 
     #[inline]
     fn io(&mut self, io: IoExit) -> Step {
-        if io.string.is_some() {
-            return self.string_io(&io);
-        }
         let now = self.now();
         let rax = self.vcpu.gpr(Gpr::Rax);
         if io.input {

@@ -14,7 +14,7 @@ const IA32_TSC: u32 = 0x10;
 const IA32_PAT: u32 = 0x277;
 const IA32_EFER: u32 = 0xc000_0080;
 
-impl<V: Vcpu> Machine<V> {
+impl<V: Vcpu + ?Sized> Machine<V> {
     /// RDMSR. `None` is #GP.
     pub(super) fn msr(&mut self, index: u32) -> Option<u64> {
         match index {
