@@ -81,6 +81,8 @@ macro_rules! named {
 macro_rules! decode {
     ($name:ident [] |$value:ident| $body:expr) => {
         impl<'de> $crate::schema::value::Decode<'de> for $name {
+            // One copy each, not one at every use: commands are rare and images small.
+            #[inline(never)]
             fn decode($value: $crate::json::Value<'de>) -> Option<Self> {
                 $body
             }
@@ -88,6 +90,7 @@ macro_rules! decode {
     };
     ($name:ident [$lt:lifetime] |$value:ident| $body:expr) => {
         impl<$lt> $crate::schema::value::Decode<$lt> for $name<$lt> {
+            #[inline(never)]
             fn decode($value: $crate::json::Value<$lt>) -> Option<Self> {
                 $body
             }

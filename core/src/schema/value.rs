@@ -30,6 +30,7 @@ pub trait Decode<'a>: Sized {
 }
 
 /// Reads one member of an object.
+#[inline(never)]
 pub fn member<'a, T: Decode<'a>>(object: &Object<'a>, key: &str) -> Option<T> {
     match object.get(key) {
         Some(value) => T::decode(value),

@@ -24,3 +24,14 @@ pub fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
 pub fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or(bytes)
 }
+
+/// Sorts a short slice. The library's sort is faster on long ones, and ten times as large.
+pub(crate) fn insertion_sort<T, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K) {
+    for end in 1..items.len() {
+        let mut at = end;
+        while at > 0 && matches!((items.get(at - 1), items.get(at)), (Some(a), Some(b)) if key(a) > key(b)) {
+            items.swap(at - 1, at);
+            at -= 1;
+        }
+    }
+}

@@ -217,7 +217,7 @@ pub(crate) unsafe fn init(
     let mut start = image.data.start;
     let mut sorted: heapless::Vec<u64, MAX_GUARDS> = heapless::Vec::new();
     sorted.extend_from_slice(guards).map_err(|_| MapError::OutOfTables)?;
-    sorted.sort_unstable();
+    crate::bytes::insertion_sort(&mut sorted, |guard| *guard);
     for guard in sorted {
         host.map(PhysRange::new(start, guard.saturating_sub(start)), Access::Data)?;
         start = guard + 4096;

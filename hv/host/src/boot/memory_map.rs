@@ -79,7 +79,7 @@ impl MemoryMap {
     /// Sorts the regions, resolves overlaps in favour of the more careful kind (ACPI 6.5, 15.3 allows them to none, but
     /// firmware makes them) and joins neighbours of one kind.
     pub fn finish(&mut self) {
-        self.regions.sort_unstable_by_key(|region| (region.range.start, region.kind));
+        crate::bytes::insertion_sort(&mut self.regions, |region| (region.range.start, region.kind));
         let mut index = 0;
         while index + 1 < self.regions.len() {
             let (Some(&first), Some(&second)) = (self.regions.get(index), self.regions.get(index + 1)) else {
