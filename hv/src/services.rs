@@ -200,7 +200,7 @@ impl Services<'_> {
             return;
         };
         if trace::enabled() {
-            trace::record(Point::DeviceRequest, None, format_args!("{request:?}"));
+            trace::record(Point::DeviceRequest, None, format_args!("{}", request_name(&request)));
         }
         match request {
             Request::Reset(cause) => {
@@ -260,5 +260,16 @@ impl Services<'_> {
 pub(crate) fn trace_event<E: EventData>() {
     if trace::enabled() {
         trace::record(Point::ProtocolEvent, None, format_args!("event={}", E::EVENT.name()));
+    }
+}
+
+/// A device's request in a word, for the trace.
+const fn request_name(request: &Request) -> &'static str {
+    match request {
+        Request::Reset(_) => "reset",
+        Request::PowerOff => "power-off",
+        Request::Sleep(_) => "sleep",
+        Request::DebugExit(_) => "debug-exit",
+        Request::RtcChange(_) => "rtc-change",
     }
 }

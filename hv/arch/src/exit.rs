@@ -123,3 +123,36 @@ pub enum Exit {
     /// An exit that no control of ours should have caused: the raw reason or exit code.
     Unexpected(u64),
 }
+
+impl Exit {
+    /// What happened, in a word.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::HostInterrupt => "host-interrupt",
+            Self::HostNmi => "host-nmi",
+            Self::Cpuid => "cpuid",
+            Self::ReadMsr => "rdmsr",
+            Self::WriteMsr => "wrmsr",
+            Self::Io(_) => "io",
+            Self::Memory(_) => "memory",
+            Self::Halt => "hlt",
+            Self::Pause => "pause",
+            Self::Hypercall => "hypercall",
+            Self::Xsetbv => "xsetbv",
+            Self::WritebackInvalidate => "wbinvd",
+            Self::Invalidate => "invd",
+            Self::ReadPerformanceCounter => "rdpmc",
+            Self::InterruptWindow => "interrupt-window",
+            Self::NmiWindow => "nmi-window",
+            Self::Shutdown => "shutdown",
+            Self::Init => "init",
+            Self::StartUp(_) => "start-up",
+            Self::UndefinedInstruction => "undefined-instruction",
+            Self::ControlFault => "control-fault",
+            Self::TaskSwitch => "task-switch",
+            Self::MachineCheck => "machine-check",
+            Self::EntryFailed(_) => "entry-failed",
+            Self::Unexpected(_) => "unexpected",
+        }
+    }
+}

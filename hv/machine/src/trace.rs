@@ -162,10 +162,10 @@ pub fn exit(vcpu: usize, exit: &Exit, rip: u64, rax: u64, rcx: u64, rdx: u64) {
         Exit::Halt => record(Point::ExitHalt, cpu, format_args!("rip={rip:#x}")),
         Exit::HostInterrupt => record(Point::ExitHostInterrupt, cpu, format_args!("rip={rip:#x}")),
         Exit::InterruptWindow | Exit::NmiWindow => {
-            record(Point::ExitWindow, cpu, format_args!("rip={rip:#x} {exit:?}"));
+            record(Point::ExitWindow, cpu, format_args!("rip={rip:#x} {}", exit.name()));
         }
         Exit::Hypercall => record(Point::ExitHypercall, cpu, format_args!("rip={rip:#x} rax={rax:#x}")),
-        other => record(Point::ExitOther, cpu, format_args!("rip={rip:#x} {other:?}")),
+        other => record(Point::ExitOther, cpu, format_args!("rip={rip:#x} {}", other.name())),
     }
 }
 
