@@ -203,8 +203,6 @@ impl<V: Vcpu + 'static> Machine<V> {
         SliceEnd::Service
     }
 
-    #[cold]
-
     /// The machine for what is rare: one copy of the code, for both vendors.
     fn cold(&mut self) -> &mut Machine<dyn Vcpu> {
         self
@@ -282,6 +280,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         self.kvm_clock.set_wall_clock(wall.cast_signed(), now);
     }
 
+    #[cold]
     fn trace_exit(&self, exit: &Exit) {
         let vcpu = &self.vcpu;
         trace::exit(VCPU, exit, vcpu.rip(), vcpu.gpr(Gpr::Rax), vcpu.gpr(Gpr::Rcx), vcpu.gpr(Gpr::Rdx));
