@@ -237,7 +237,7 @@ impl Hmp {
                 }
             }
             "x" | "xp" => {
-                let (format, rest) = self.take_format(command, arguments)?;
+                let (format, rest) = self.take_format(arguments)?;
                 let (address, rest) = number(rest, registers)?;
                 self.done(command, rest)?;
                 if format.radix == Radix::Instruction {
@@ -255,7 +255,7 @@ impl Hmp {
                 };
             }
             "p|print" => {
-                let (format, rest) = self.take_format(command, arguments)?;
+                let (format, rest) = self.take_format(arguments)?;
                 let default = !arguments.starts_with('/');
                 let (value, rest) = number(rest, registers)?;
                 self.done(command, rest)?;
@@ -275,7 +275,7 @@ impl Hmp {
                 }
             }
             "i" => {
-                let (format, rest) = self.take_format(command, arguments)?;
+                let (format, rest) = self.take_format(arguments)?;
                 let size = if arguments.starts_with('/') { format.size.min(4) } else { 1 };
                 let (port, rest) = number(rest, registers)?;
                 self.done(command, rest)?;
@@ -286,7 +286,7 @@ impl Hmp {
                 self.pending = Pending::One(line);
             }
             "o" => {
-                let (format, rest) = self.take_format(command, arguments)?;
+                let (format, rest) = self.take_format(arguments)?;
                 let size = if arguments.starts_with('/') { format.size.min(4) } else { 1 };
                 let (port, rest) = number(rest, registers)?;
                 let (value, rest) = number(rest, registers)?;
@@ -343,7 +343,7 @@ impl Hmp {
     }
 
     /// The `/fmt` in front of an argument.
-    fn take_format<'t>(&self, command: &Command, arguments: &'t str) -> Result<(Format, &'t str), Line> {
+    fn take_format<'t>(&self, arguments: &'t str) -> Result<(Format, &'t str), Line> {
         let Some(format) = arguments.strip_prefix('/') else {
             return Ok((self.format, arguments));
         };
@@ -356,7 +356,6 @@ impl Hmp {
                 let letter =
                     format.trim_start_matches(|c: char| c.is_ascii_digit()).chars().last().unwrap_or(' ');
                 let _ = write!(line, "invalid char in format: '{letter}'");
-                let _ = command;
                 Err(line)
             }
         }
