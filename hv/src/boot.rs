@@ -9,7 +9,7 @@ use monovisor_cpu::preflight::{self, Vendor};
 use monovisor_cpu::svm::{Svm, SvmMemory};
 use monovisor_cpu::vmx::Vmx;
 use monovisor_cpu::{Processor, Settings, VmxMemory};
-use monovisor_devices::{DebugExit, Pc, PcConfig};
+use monovisor_devices::{Pc, PcConfig};
 use monovisor_host::uart::Uart;
 use monovisor_host::{BootInfo, frames, info, power, timer, warn};
 use monovisor_loader::e820;
@@ -17,6 +17,7 @@ use spin::{Mutex, MutexGuard, Once};
 
 use crate::backend::Backend;
 use crate::clock::Clock;
+use crate::configure;
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
 use crate::machine::{MAX_CPUS, Machine, Run, host_cpuid};
@@ -118,6 +119,9 @@ fn report_options(hypervisor: &mut Hypervisor<'_>) {
         if errors.count > 1 {
             warn!("the command line has {} more errors", errors.count - 1);
         }
+    }
+    if let Err(error) = configure::check(&hypervisor.launch.options) {
+        hypervisor.fail(format_args!("{error}"));
     }
     if let Some(error) = hypervisor.launch.bundle_error {
         hypervisor.fail(format_args!("the boot bundle cannot be read: {error}"));
@@ -221,7 +225,7 @@ fn make<P: Processor + 'static>(
         address_bits,
         low_ram,
         high_ram,
-        debug_exit: options.debug_exit.map(|exit| DebugExit { iobase: exit.port, iosize: exit.size as u8 }),
+        debug_exit: configure::debug_exit(options),
     };
     let pc = MutexGuard::leak(PC.call_once(|| Mutex::new(Pc::new(&config))).lock());
     let mut machine = Machine::new(vcpu, pc, ram, clock, Backend::new(console), context, allowed, intel);

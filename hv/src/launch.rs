@@ -11,6 +11,7 @@ use monovisor_loader::options::MAX_LINE;
 use monovisor_loader::{Bundle, BundleError, Options, acpi};
 use spin::{Mutex, MutexGuard};
 
+use crate::configure;
 use crate::guest::Guest;
 use crate::machine::{HAS_HPET, HAS_I8042};
 use crate::ram::GuestRam;
@@ -138,7 +139,9 @@ impl Launch {
 
     /// The command line or the bundle has errors: whatever starts is not what the operator asked for.
     pub fn is_flawed(&self) -> bool {
-        self.options.errors.first.is_some() || self.bundle_error.is_some()
+        self.options.errors.first.is_some()
+            || configure::check(&self.options).is_err()
+            || self.bundle_error.is_some()
     }
 
     /// The guest's UUID in text form; zeros where none was given, as QEMU says.

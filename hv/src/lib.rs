@@ -3,6 +3,7 @@
 //! | module | job |
 //! |---|---|
 //! | `boot` | from a board's main function to the services |
+//! | `configure` | devices from the options that ask for them |
 //! | `launch` | command line and files, and how they become a guest |
 //! | `services` | the loop: monitor sessions, console, slices of the guest |
 //! | `hypervisor`, `state` | what the monitor drives, and its run state |
@@ -16,6 +17,7 @@
 #![deny(unsafe_code)]
 
 mod boot;
+mod configure;
 mod guest;
 mod handlers;
 pub mod hmp;

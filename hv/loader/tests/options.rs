@@ -1,6 +1,8 @@
 //! The command line: quoting, every option, every error.
 
-use monovisor_loader::options::{CpuBase, DebugExit, MAX_LINE, OPTIONS, OptionProblem, Options, groups};
+use monovisor_loader::options::{
+    CpuBase, Group, GroupKind, MAX_GROUPS, MAX_LINE, OPTIONS, OptionProblem, Options, groups,
+};
 
 fn parse(line: &str, check: impl FnOnce(&Options<'_>)) {
     let mut line = line.as_bytes().to_vec();
@@ -34,7 +36,8 @@ fn a_whole_line() {
             assert_eq!(options.serial, [Some(921_600), None, None, None]);
             assert_eq!(options.cpu.base, CpuBase::Base);
             assert_eq!(options.cpu.features[..], [("x2apic", true), ("pcid", false), ("avx", false)]);
-            assert_eq!(options.debug_exit, Some(DebugExit { port: 0xf4, size: 4 }));
+            let exit = options.devices().next().unwrap();
+            assert_eq!((exit.driver(), exit.unsigned("iobase", 16)), ("isa-debug-exit", Ok(Some(0xf4))));
         },
     );
 }
@@ -94,7 +97,8 @@ fn each_error_is_one_line_that_names_its_option() {
     for (line, text) in [
         ("-bogus", "-bogus: no such option"),
         ("-S word", "word: not an option (they start with -)"),
-        ("-S -drive file=x", "-drive file=x: not supported yet"),
+        ("-S -vnc :1", "-vnc :1: not supported yet"),
+        ("-device a\u{1f}b", "-device: a control character in its argument"),
         ("-snapshot", "-snapshot: not supported yet"),
         ("-m", "-m: its argument is missing"),
         ("-m 1G,slots=2", "-m: no such property: 'slots=2'"),
@@ -106,10 +110,6 @@ fn each_error_is_one_line_that_names_its_option() {
         ("-serial com1:0", "-serial: '0' is not a speed in bits per second"),
         ("-cpu z80", "-cpu: 'z80' is not a CPU model (host or base)"),
         ("-cpu host,foo", "-cpu: 'foo' is not a feature (as +x2apic or x2apic=on)"),
-        ("-device foo", "-device: no such device: 'foo'"),
-        ("-device virtio-blk-pci,drive=d", "-device virtio-blk-pci: not supported yet"),
-        ("-device isa-debug-exit,port=1", "-device: no such property: 'port'"),
-        ("-device isa-debug-exit,iobase=65536", "-device: 'iobase=65536' is not a number from 0 to 65535"),
         ("-append \"abc", "the command line has a quote that is not closed"),
     ] {
         assert_eq!(error(line), text, "{line}");
@@ -137,10 +137,147 @@ fn the_table_is_in_order() {
         assert!(!option.help.is_empty());
     }
     let names: Vec<_> = groups().map(|option| option.group).collect();
-    assert_eq!(names, ["memory", "smp-opts", "machine", "name", "device"]);
+    assert_eq!(
+        names,
+        ["memory", "smp-opts", "machine", "name", "device", "drive", "netdev", "chardev", "object", "mon"]
+    );
+}
+
+fn list(line: &str, check: impl FnOnce(Group<'_>)) {
+    parse(line, |options| {
+        assert_eq!((options.errors.first, options.group_error), (None, None), "{line}");
+        let kinds = [GroupKind::Device, GroupKind::Drive, GroupKind::Netdev, GroupKind::Object];
+        check(kinds.into_iter().find_map(|kind| options.groups(kind).next()).unwrap());
+    });
+}
+
+#[test]
+fn lists_are_split_as_qemu_does_it() {
+    for (line, pairs) in [
+        ("-device foo", &[("driver", "foo")][..]),
+        ("-device foo,a=1,b", &[("driver", "foo"), ("a", "1"), ("b", "on")]),
+        ("-device a=1,driver=foo", &[("a", "1"), ("driver", "foo")]),
+        ("-device foo,nomq,no", &[("driver", "foo"), ("mq", "off"), ("", "off")]),
+        ("-device foo,a=x,,y,b=,c==,", &[("driver", "foo"), ("a", "x,y"), ("b", ""), ("c", "=")]),
+        ("-device a,,b=c,d=,,", &[("driver", "a,b=c"), ("d", ",")]),
+        ("-device a=,,,", &[("a", ",")]),
+        ("-device ,a=1", &[("driver", ""), ("a", "1")]),
+        ("-device \"\"", &[]),
+        ("-drive \"file=a b.img\",snapshot", &[("file", "a b.img"), ("snapshot", "on")]),
+        ("-drive foo", &[("foo", "on")]),
+        ("-netdev hubport,id=n0,hubid=0", &[("type", "hubport"), ("id", "n0"), ("hubid", "0")]),
+        ("-object rng-random,id=r0", &[("qom-type", "rng-random"), ("id", "r0")]),
+    ] {
+        list(line, |group| assert_eq!(group.pairs().collect::<Vec<_>>(), pairs, "{line}"));
+    }
+    list("-device foo,a=1,a=2,id=x", |group| {
+        assert_eq!((group.driver(), group.str("a"), group.id()), ("foo", Some("2"), Some("x")));
+        assert_eq!((group.only(&["a", "b"]), group.str("b")), (Ok(()), None));
+    });
+}
+
+#[test]
+fn values_of_lists_are_typed_and_errors_are_qemus() {
+    let line = "-device foo,on=on,off=off,bad=maybe,hex=0x1F,octal=017,dec=65536,neg=-1,empty=,nan=1x,k=4k,\
+                m=3M,g=2G,t=1T,b=512b,plain=7,big=99999999999T,half=1.5G,eight=08";
+    list(line, |group| {
+        assert_eq!((group.bool("on"), group.bool("off")), (Ok(Some(true)), Ok(Some(false))));
+        assert_eq!(
+            (group.bool("none"), group.number("none"), group.size("none")),
+            (Ok(None), Ok(None), Ok(None))
+        );
+        for (key, value) in [("hex", 31), ("octal", 15), ("dec", 65536), ("plain", 7)] {
+            assert_eq!(group.number(key), Ok(Some(value)));
+        }
+        for (key, value) in
+            [("k", 4 << 10), ("m", 3 << 20), ("g", 2 << 30), ("t", 1 << 40), ("b", 512), ("plain", 7)]
+        {
+            assert_eq!(group.size(key), Ok(Some(value)), "{key}");
+        }
+        assert_eq!((group.unsigned("dec", 32), group.unsigned("hex", 8)), (Ok(Some(65536)), Ok(Some(31))));
+        let text = |error: monovisor_loader::options::GroupError<'_>| error.to_string();
+        assert_eq!(
+            group.bool("bad").map_err(text).unwrap_err(),
+            "-device foo: Parameter 'bad' expects 'on' or 'off'"
+        );
+        for key in ["neg", "empty", "nan", "eight"] {
+            let want = format!("-device foo: Parameter '{key}' expects a number");
+            assert_eq!(group.number(key).map_err(text).unwrap_err(), want);
+        }
+        for key in ["neg", "empty", "nan", "big", "half"] {
+            let want = format!("-device foo: Parameter '{key}' expects a size");
+            assert_eq!(group.size(key).map_err(text).unwrap_err(), want);
+        }
+        let wide = "-device foo: Parameter 'dec' expects uint16_t";
+        assert_eq!(group.unsigned("dec", 16).map_err(text).unwrap_err(), wide);
+        let missing = "-device foo: Parameter 'drive' is missing";
+        assert_eq!(group.required("drive").map_err(text).unwrap_err(), missing);
+        assert_eq!(group.only(&["on"]).map_err(text).unwrap_err(), "-device foo: Property '.off' not found");
+    });
+    list("-drive file=x,foo=1,id=d", |group| {
+        assert_eq!(group.only(&["file"]).unwrap_err().to_string(), "-drive d: Invalid parameter 'foo'");
+    });
+}
+
+#[test]
+fn ids_are_identifiers_of_their_own() {
+    for (line, text) in [
+        ("-device a,id=x -device b,id=x", "-device b: Duplicate ID 'x' for device"),
+        ("-device a,id=1x", "-device a: Parameter 'id' expects an identifier"),
+        ("-drive id=", "-drive: Parameter 'id' expects an identifier"),
+        ("-device a,id=x -drive id=x -device b,id=x-1.y_Z", ""),
+    ] {
+        parse(line, |options| {
+            assert_eq!(
+                options.group_error.map_or_else(String::new, |error| error.to_string()),
+                text,
+                "{line}"
+            );
+        });
+    }
+    parse("-drive id=a,file=1 -drive id=b,file=2", |options| {
+        assert_eq!(options.find(GroupKind::Drive, "b").and_then(|drive| drive.str("file")), Some("2"));
+        assert_eq!(options.find(GroupKind::Drive, "c"), None);
+        assert_eq!(options.find(GroupKind::Device, "a"), None);
+    });
+}
+
+#[test]
+fn there_is_room_for_so_many_lists() {
+    parse(&"-device x ".repeat(MAX_GROUPS), |options| {
+        assert_eq!((options.devices().count(), options.group_error), (MAX_GROUPS, None));
+    });
+    parse(&"-device x ".repeat(MAX_GROUPS + 1), |options| {
+        let error = options.group_error.unwrap().to_string();
+        assert_eq!(error, format!("-device x: there can be {MAX_GROUPS} at most"));
+    });
 }
 
 proptest::proptest! {
+    #[test]
+    fn no_list_panics(text in "[-a-c,=no0xkKMé ]{0,40}") {
+        let mut line = format!("-device '{text}'").into_bytes();
+        let options = Options::parse(&mut line);
+        for group in options.devices() {
+            for (key, value) in group.pairs() {
+                proptest::prop_assert!(key.len() + value.len() <= text.len() + "driver".len());
+                let _ = (group.bool(key), group.number(key), group.size(key), group.unsigned(key, 8));
+            }
+            proptest::prop_assert!(group.only(&[]).map_or_else(|e| e.to_string(), |()| String::new()).lines().count() < 2);
+        }
+    }
+
+    /// Whatever stands in a value comes out of it, commas doubled.
+    #[test]
+    fn any_value_comes_through(values in proptest::collection::vec("[^'\0\u{1f}]{0,12}", 0..6)) {
+        let parts: Vec<_> = values.iter().map(|value| format!(",k={}", value.replace(',', ",,"))).collect();
+        let mut line = format!("-device 'foo{}'", parts.concat()).into_bytes();
+        let options = Options::parse(&mut line);
+        let group = options.devices().next().unwrap();
+        let got: Vec<_> = group.pairs().skip(1).map(|(_, value)| value.to_owned()).collect();
+        proptest::prop_assert_eq!(got, values);
+    }
+
     #[test]
     fn no_line_panics(mut line in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
         let _ = Options::parse(&mut line);
@@ -148,7 +285,7 @@ proptest::proptest! {
 
     #[test]
     fn no_likely_line_panics(words in proptest::collection::vec(
-        proptest::sample::select(vec!["-m", "-cpu", "-device", "-smp", "isa-debug-exit,", "iobase=", "size=", ",", "=",
+        proptest::sample::select(vec!["-m", "-cpu", "-device", "-drive", ",,", "id=", "no", "-smp", "isa-debug-exit,", "iobase=", "size=", ",", "=",
             "host,+", "\"", "'", "\\", "-serial", "com1:", "é", "-uuid", "0x", "1"]), 0..30),
         glue in proptest::sample::select(vec!["", " "]))
     {

@@ -7,6 +7,7 @@
 //! No error ends the parsing: the monitor has to come up so that the operator can be told. The first is kept, the
 //! others are counted.
 
+mod group;
 mod table;
 mod words;
 
@@ -14,6 +15,7 @@ use core::fmt;
 
 use heapless::Vec;
 
+pub use group::{Group, GroupError, GroupKind, GroupProblem, MAX_GROUPS};
 pub use table::{OPTIONS, OptionInfo, Parameter, ParameterType, groups};
 
 use table::Action;
@@ -54,12 +56,12 @@ pub enum OptionProblem {
     Not(&'static str),
     /// No such key.
     UnknownParameter,
-    /// No such device.
-    UnknownDevice,
     /// More of them than there is room for.
     TooMany(usize),
     /// The line is longer than [`MAX_LINE`]; the rest of it is not looked at.
     TooLong,
+    /// The value holds a character that no value of this option can.
+    ControlCharacter,
     /// A quote is not closed.
     OpenQuote,
     /// A word that is not UTF-8.
@@ -77,9 +79,9 @@ impl fmt::Display for OptionError<'_> {
             OptionProblem::NoArgument => write!(f, "-{option}: its argument is missing"),
             OptionProblem::Not(what) => write!(f, "-{option}: '{value}' is not {what}"),
             OptionProblem::UnknownParameter => write!(f, "-{option}: no such property: '{value}'"),
-            OptionProblem::UnknownDevice => write!(f, "-{option}: no such device: '{value}'"),
             OptionProblem::TooMany(limit) => write!(f, "-{option}: '{value}': {limit} at most"),
             OptionProblem::TooLong => write!(f, "the command line is longer than {MAX_LINE} bytes"),
+            OptionProblem::ControlCharacter => write!(f, "-{option}: a control character in its argument"),
             OptionProblem::OpenQuote => f.write_str("the command line has a quote that is not closed"),
             OptionProblem::NotUtf8 => f.write_str("the command line is not UTF-8"),
         }
@@ -121,15 +123,6 @@ pub struct CpuOption<'a> {
     pub features: Vec<(&'a str, bool), MAX_CPU_FEATURES>,
 }
 
-/// `-device isa-debug-exit`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DebugExit {
-    /// First port.
-    pub port: u16,
-    /// Number of ports.
-    pub size: u16,
-}
-
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options<'a> {
@@ -157,8 +150,9 @@ pub struct Options<'a> {
     pub serial: [Option<u32>; MAX_SERIAL],
     /// `-cpu`.
     pub cpu: CpuOption<'a>,
-    /// `-device isa-debug-exit`.
-    pub debug_exit: Option<DebugExit>,
+    groups: Vec<Group<'a>, MAX_GROUPS>,
+    /// What was wrong with the first list of keys and values that has an error.
+    pub group_error: Option<GroupError<'a>>,
     /// What was wrong.
     pub errors: Errors<'a>,
 }
@@ -178,7 +172,8 @@ impl Default for Options<'_> {
             no_shutdown: false,
             serial: [None; MAX_SERIAL],
             cpu: CpuOption::default(),
-            debug_exit: None,
+            groups: Vec::new(),
+            group_error: None,
             errors: Errors::default(),
         }
     }
@@ -191,22 +186,17 @@ impl<'a> Options<'a> {
         let mut options = Self::default();
         let length = line.iter().position(|byte| *byte == 0).unwrap_or(line.len());
         let split = split_words(line.get_mut(..length.min(MAX_LINE)).unwrap_or_default());
-        let line: &'a [u8] = line;
         if length > MAX_LINE {
             options.errors.add("", "", OptionProblem::TooLong);
         }
         if split.open_quote {
             options.errors.add("", "", OptionProblem::OpenQuote);
         }
-        // Every word ends in a separator, and so there is nothing behind the last one.
-        let words = line.get(..split.length.saturating_sub(1)).unwrap_or_default();
-        let mut words = words.split(|byte| *byte == 0).map(core::str::from_utf8);
-        if split.length == 0 {
-            return options;
-        }
+        let used = split.length.min(line.len());
+        let mut rest = line.get_mut(..used).unwrap_or_default();
         let mut first = true;
-        while let Some(word) = words.next() {
-            let Ok(word) = word else {
+        while let Some(word) = next_word(&mut rest) {
+            let Ok(word) = core::str::from_utf8(word) else {
                 options.errors.add("", "", OptionProblem::NotUtf8);
                 continue;
             };
@@ -221,21 +211,25 @@ impl<'a> Options<'a> {
                 options.errors.add(name, "", OptionProblem::Unknown);
                 continue;
             };
-            let value = if info.argument.is_empty() {
-                ""
-            } else {
-                match words.next() {
-                    Some(Ok(value)) => value,
-                    Some(Err(_)) => {
+            let mut value = "";
+            if !info.argument.is_empty() {
+                let Some(word) = next_word(&mut rest) else {
+                    options.errors.add(name, "", OptionProblem::NoArgument);
+                    continue;
+                };
+                let whole = !matches!(info.action, Action::Group(_)) || group::split(word);
+                match core::str::from_utf8(word) {
+                    Ok(word) if whole => value = word,
+                    Ok(_) => {
+                        options.errors.add(name, "", OptionProblem::ControlCharacter);
+                        continue;
+                    }
+                    Err(_) => {
                         options.errors.add(name, "", OptionProblem::NotUtf8);
                         continue;
                     }
-                    None => {
-                        options.errors.add(name, "", OptionProblem::NoArgument);
-                        continue;
-                    }
                 }
-            };
+            }
             if let Err((value, problem)) = options.set(info.action, value) {
                 options.errors.add(info.name, value, problem);
             }
@@ -243,11 +237,39 @@ impl<'a> Options<'a> {
         options
     }
 
+    /// The lists of an option that is one of keys and values, in the order given.
+    pub fn groups(&self, kind: GroupKind) -> impl Iterator<Item = Group<'a>> {
+        self.groups.iter().copied().filter(move |group| group.kind() == kind)
+    }
+
+    /// `-device`.
+    pub fn devices(&self) -> impl Iterator<Item = Group<'a>> {
+        self.groups(GroupKind::Device)
+    }
+
+    /// The list of an option that has this `id`.
+    pub fn find(&self, kind: GroupKind, id: &str) -> Option<Group<'a>> {
+        self.groups(kind).find(|group| group.id() == Some(id))
+    }
+
+    fn add_group(&mut self, kind: GroupKind, text: &'a str) {
+        let group = Group::new(kind, text);
+        let checked = group.check_id(&self.groups).and_then(|()| {
+            self.groups.push(group).map_err(|_| {
+                group.error(kind.implied().unwrap_or_default(), GroupProblem::TooMany(MAX_GROUPS))
+            })
+        });
+        if let Err(error) = checked {
+            self.group_error.get_or_insert(error);
+        }
+    }
+
     fn set(&mut self, action: Action, value: &'a str) -> Result<(), (&'a str, OptionProblem)> {
         match action {
             Action::Memory => {
                 let text = single(value, "size")?;
-                self.memory = size(text).ok_or((text, OptionProblem::Not("a size (as 256, 512M, 1G)")))?;
+                let bytes = group::size(text, 20).filter(|bytes| *bytes != 0);
+                self.memory = bytes.ok_or((text, OptionProblem::Not("a size (as 256, 512M, 1G)")))?;
             }
             Action::Cpus => {
                 let text = single(value, "cpus")?;
@@ -271,7 +293,7 @@ impl<'a> Options<'a> {
             Action::NoShutdown => self.no_shutdown = true,
             Action::Serial => self.set_serial(value)?,
             Action::Cpu => self.set_cpu(value)?,
-            Action::Device => self.set_device(value)?,
+            Action::Group(kind) => self.add_group(kind, value),
             Action::NotYet => return Err((value, OptionProblem::NotYet)),
         }
         Ok(())
@@ -325,53 +347,19 @@ impl<'a> Options<'a> {
         self.cpu = cpu;
         Ok(())
     }
-
-    fn set_device(&mut self, value: &'a str) -> Result<(), (&'a str, OptionProblem)> {
-        let mut parts = value.split(',');
-        let driver = parts.next().unwrap_or_default();
-        match driver.strip_prefix("driver=").unwrap_or(driver) {
-            "isa-debug-exit" => {}
-            driver if NOT_YET_DEVICES.contains(&driver) => return Err((driver, OptionProblem::NotYet)),
-            driver => return Err((driver, OptionProblem::UnknownDevice)),
-        }
-        // The defaults are QEMU's.
-        let mut device = DebugExit { port: 0x501, size: 2 };
-        for part in parts {
-            let (key, text) = part.split_once('=').unwrap_or((part, ""));
-            let number = || {
-                number(text)
-                    .and_then(|number| u16::try_from(number).ok())
-                    .ok_or((part, OptionProblem::Not("a number from 0 to 65535")))
-            };
-            match key {
-                "iobase" => device.port = number()?,
-                "iosize" => device.size = number()?,
-                "id" => {}
-                _ => return Err((key, OptionProblem::UnknownParameter)),
-            }
-        }
-        self.debug_exit = Some(device);
-        Ok(())
-    }
 }
 
-/// Devices of QEMU that a guest will get here.
-const NOT_YET_DEVICES: [&str; 14] = [
-    "pc-testdev",
-    "pvpanic",
-    "vfio-pci",
-    "virtconsole",
-    "virtio-balloon-pci",
-    "virtio-blk-pci",
-    "virtio-keyboard-pci",
-    "virtio-mouse-pci",
-    "virtio-net-pci",
-    "virtio-rng-pci",
-    "virtio-scsi-pci",
-    "virtio-serial-pci",
-    "virtio-tablet-pci",
-    "virtserialport",
-];
+/// Takes the next word off `line`, in which a zero byte follows each.
+fn next_word<'a>(line: &mut &'a mut [u8]) -> Option<&'a mut [u8]> {
+    let rest = core::mem::take(line);
+    if rest.is_empty() {
+        return None;
+    }
+    let end = rest.iter().position(|byte| *byte == 0).unwrap_or(rest.len());
+    let (word, behind) = rest.split_at_mut(end);
+    *line = behind.get_mut(1..).unwrap_or_default();
+    Some(word)
+}
 
 /// The value of an option that takes `key=value` with one key only, which can be left out.
 fn single<'a>(value: &'a str, key: &str) -> Result<&'a str, (&'a str, OptionProblem)> {
@@ -398,20 +386,6 @@ fn number(text: &str) -> Option<u64> {
         return None;
     }
     u64::from_str_radix(digits, radix).ok()
-}
-
-/// A number of bytes; MiB where there is no suffix.
-fn size(text: &str) -> Option<u64> {
-    let (digits, shift) = match text.as_bytes().last()? {
-        b'b' | b'B' if !text.starts_with("0x") => (text.get(..text.len() - 1)?, 0),
-        b'k' | b'K' => (text.get(..text.len() - 1)?, 10),
-        b'm' | b'M' => (text.get(..text.len() - 1)?, 20),
-        b'g' | b'G' => (text.get(..text.len() - 1)?, 30),
-        b't' | b'T' => (text.get(..text.len() - 1)?, 40),
-        _ => (text, 20),
-    };
-    let value = number(digits)?;
-    value.checked_mul(1 << shift).filter(|size| *size != 0)
 }
 
 fn uuid(text: &str) -> Option<[u8; 16]> {

@@ -1,5 +1,7 @@
 //! The options: one table for the parser, the help text and `query-command-line-options`.
 
+use super::group::GroupKind;
+
 /// What kind of value a parameter takes (QMP `CommandLineParameterType`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterType {
@@ -70,7 +72,8 @@ pub(super) enum Action {
     NoShutdown,
     Serial,
     Cpu,
-    Device,
+    /// A list of keys and values.
+    Group(GroupKind),
     /// A word of QEMU's that has no meaning here yet; it has an argument unless `argument` is empty.
     NotYet,
 }
@@ -88,6 +91,16 @@ const fn option(
     action: Action,
 ) -> OptionInfo {
     OptionInfo { name, argument, help, group, parameters, action }
+}
+
+/// An option that is a list of keys and values; QEMU's name for the group is the option's.
+const fn group(
+    kind: GroupKind,
+    argument: &'static str,
+    help: &'static str,
+    parameters: &'static [Parameter],
+) -> OptionInfo {
+    option(kind.option(), argument, help, kind.option(), parameters, Action::Group(kind))
 }
 
 const fn not_yet(name: &'static str, argument: &'static str) -> OptionInfo {
@@ -145,13 +158,32 @@ pub const OPTIONS: &[OptionInfo] = &[
     option("no-shutdown", "", "stop the guest where it would end", "", &[], Action::NoShutdown),
     option("serial", "comN[:BAUD]", "speed of a serial port of the rig", "", &[], Action::Serial),
     option("cpu", "host|base[,+FEATURE|,-FEATURE|,FEATURE=on|off]...", "CPU model", "", &[], Action::Cpu),
-    option(
-        "device",
-        "isa-debug-exit[,iobase=PORT][,iosize=N]",
-        "a device of the guest",
-        "device",
-        &[],
-        Action::Device,
+    group(GroupKind::Device, "DRIVER[,KEY=VALUE]...", "a device of the guest", &[]),
+    group(
+        GroupKind::Drive,
+        "KEY=VALUE[,KEY=VALUE]...",
+        "a disk for a -device",
+        &[
+            parameter("file", ParameterType::String, "file name"),
+            parameter("format", ParameterType::String, "disk format (raw)"),
+            parameter("if", ParameterType::String, "interface (none, virtio)"),
+            parameter("id", ParameterType::String, "name for -device"),
+            parameter("snapshot", ParameterType::Boolean, "enable/disable snapshot mode"),
+            parameter("readonly", ParameterType::Boolean, "open drive file as read-only"),
+            parameter("serial", ParameterType::String, "disk serial number"),
+        ],
+    ),
+    group(GroupKind::Netdev, "TYPE,id=ID[,KEY=VALUE]...", "what a network card is connected to", &[]),
+    group(GroupKind::Chardev, "BACKEND,id=ID[,KEY=VALUE]...", "what a serial device is connected to", &[]),
+    group(GroupKind::Object, "TYPE,id=ID[,KEY=VALUE]...", "a source that devices use", &[]),
+    group(
+        GroupKind::Mon,
+        "[chardev=]ID[,mode=control]",
+        "a further line for QMP",
+        &[
+            parameter("mode", ParameterType::String, "kind of monitor (control)"),
+            parameter("chardev", ParameterType::String, "the -chardev"),
+        ],
     ),
     not_yet("M", "TYPE"),
     not_yet("accel", "NAME"),
@@ -161,11 +193,9 @@ pub const OPTIONS: &[OptionInfo] = &[
     not_yet("blockdev", "…"),
     not_yet("boot", "…"),
     not_yet("cdrom", "FILE"),
-    not_yet("chardev", "…"),
     not_yet("d", "…"),
     not_yet("debugcon", "DEV"),
     not_yet("display", "TYPE"),
-    not_yet("drive", "…"),
     not_yet("enable-kvm", ""),
     not_yet("fda", "FILE"),
     not_yet("fw_cfg", "…"),
@@ -176,17 +206,14 @@ pub const OPTIONS: &[OptionInfo] = &[
     not_yet("incoming", "URI"),
     not_yet("loadvm", "NAME"),
     not_yet("machine", "TYPE"),
-    not_yet("mon", "…"),
     not_yet("monitor", "DEV"),
     not_yet("net", "…"),
-    not_yet("netdev", "…"),
     not_yet("nic", "…"),
     not_yet("no-acpi", ""),
     not_yet("no-hpet", ""),
     not_yet("nodefaults", ""),
     not_yet("nographic", ""),
     not_yet("numa", "…"),
-    not_yet("object", "…"),
     not_yet("parallel", "DEV"),
     not_yet("qmp", "DEV"),
     not_yet("rtc", "…"),

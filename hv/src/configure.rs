@@ -1,0 +1,110 @@
+//! From the options that are lists of keys and values to the devices of the machine.
+//!
+//! What the lists ask for is checked as a whole before there is a guest: a device that nobody knows, or a key that its
+//! device does not, is an error that names it.
+
+use monovisor_devices::DebugExit;
+use monovisor_loader::Options;
+use monovisor_loader::options::{Group, GroupError, GroupKind, GroupProblem};
+
+/// The guest's isa-debug-exit.
+const DEBUG_EXIT: &str = "isa-debug-exit";
+
+/// Devices of QEMU that a guest will get here.
+const NOT_YET: [&str; 14] = [
+    "pc-testdev",
+    "pvpanic",
+    "vfio-pci",
+    "virtconsole",
+    "virtio-balloon-pci",
+    "virtio-blk-pci",
+    "virtio-keyboard-pci",
+    "virtio-mouse-pci",
+    "virtio-net-pci",
+    "virtio-rng-pci",
+    "virtio-scsi-pci",
+    "virtio-serial-pci",
+    "virtio-tablet-pci",
+    "virtserialport",
+];
+
+/// Checks all lists.
+///
+/// # Errors
+/// The first one that asks for something that is not there.
+pub fn check<'a>(options: &Options<'a>) -> Result<(), GroupError<'a>> {
+    if let Some(error) = options.group_error {
+        return Err(error);
+    }
+    for device in options.devices() {
+        check_device(&device)?;
+    }
+    for kind in [GroupKind::Drive, GroupKind::Netdev, GroupKind::Chardev, GroupKind::Object, GroupKind::Mon] {
+        if let Some(group) = options.groups(kind).next() {
+            return Err(group.error(kind.implied().unwrap_or("id"), GroupProblem::NotYet));
+        }
+    }
+    Ok(())
+}
+
+fn check_device<'a>(device: &Group<'a>) -> Result<(), GroupError<'a>> {
+    match device.required("driver")? {
+        DEBUG_EXIT => read_debug_exit(device).map(|_| ()),
+        driver if NOT_YET.contains(&driver) => Err(device.error("driver", GroupProblem::NotYet)),
+        _ => Err(device.error("driver", GroupProblem::NoSuch("device model name"))),
+    }
+}
+
+/// Where the guest's isa-debug-exit is, if it has one that [`check`] finds nothing wrong with.
+pub fn debug_exit(options: &Options<'_>) -> Option<DebugExit> {
+    options
+        .devices()
+        .filter(|device| device.driver() == DEBUG_EXIT)
+        .last()
+        .and_then(|d| read_debug_exit(&d).ok())
+}
+
+fn read_debug_exit<'a>(device: &Group<'a>) -> Result<DebugExit, GroupError<'a>> {
+    device.only(&["iobase", "iosize"])?;
+    // The defaults are QEMU's.
+    let iobase = device.unsigned("iobase", 16)?.unwrap_or(0x501) as u16;
+    let iosize = device.unsigned("iosize", 8)?.unwrap_or(2) as u8;
+    Ok(DebugExit { iobase, iosize })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(line: &str) -> String {
+        let mut line = line.as_bytes().to_vec();
+        check(&Options::parse(&mut line)).err().map_or_else(String::new, |error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        for (line, text) in [
+            ("-device isa-debug-exit,iobase=0xf4,iosize=4,id=exit", ""),
+            ("-device foo", "-device foo: 'foo' is not a valid device model name"),
+            ("-device id=x", "-device: Parameter 'driver' is missing"),
+            ("-device driver=vfio-pci", "-device vfio-pci: 'vfio-pci' is not supported yet"),
+            ("-device isa-debug-exit,port=1", "-device isa-debug-exit: Property '.port' not found"),
+            (
+                "-device isa-debug-exit,iobase=65536",
+                "-device isa-debug-exit: Parameter 'iobase' expects uint16_t",
+            ),
+            ("-netdev user,id=n", "-netdev user: 'user' is not supported yet"),
+            ("-drive file=x,id=d", "-drive d: 'd' is not supported yet"),
+            ("-device isa-debug-exit,id=9", "-device isa-debug-exit: Parameter 'id' expects an identifier"),
+        ] {
+            assert_eq!(error(line), text, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_last_debug_exit_counts() {
+        let mut line = b"-device isa-debug-exit -device isa-debug-exit,iobase=0xf4,iosize=4".to_vec();
+        let options = Options::parse(&mut line);
+        assert_eq!(debug_exit(&options), Some(DebugExit { iobase: 0xf4, iosize: 4 }));
+    }
+}
