@@ -229,6 +229,11 @@ pub trait VcpuState {
         self.segment(SegmentName::Ss).dpl()
     }
 
+    /// The processor runs 64-bit code: what [`Self::mode`] says, but quicker.
+    fn runs_64_bit_code(&self) -> bool {
+        self.mode() == CpuMode::Long64
+    }
+
     /// Operating mode.
     fn mode(&self) -> CpuMode {
         let control = self.control();

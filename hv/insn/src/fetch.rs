@@ -9,7 +9,7 @@ use crate::{Intent, Outcome};
 
 /// An instruction that makes a processor exit and that has one usual encoding, without prefixes.
 ///
-/// For [`next_rip`]: the encoding is compared first, and only another one is decoded.
+/// For [`usual_next_rip`]: the encoding is compared first, and only another one is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encoding {
     /// The bytes, little-endian.
@@ -40,29 +40,44 @@ impl Encoding {
     }
 }
 
-/// RIP of the instruction behind the one that the processor exited for, where the CPU does not tell.
-///
-/// `usual` is what the exit reason makes likely; a guest that wrote it with prefixes, or something else with the
-/// same exit, is served by the decoder. `Err` is what the guest sees instead (its code page has gone, say).
-pub fn next_rip(
-    cpu: &mut (impl VcpuState + ?Sized),
+/// RIP of the instruction behind the one that the processor exited for, where the CPU does not tell, if that is 64-bit
+/// code under 4-level paging and `usual`, what the exit reason makes likely. `None` leaves the answer to
+/// [`decoded_next_rip`].
+#[inline(always)]
+pub fn usual_next_rip(
+    cpu: &(impl VcpuState + ?Sized),
     memory: &impl GuestMemory,
     usual: Encoding,
-) -> Result<u64, Outcome> {
-    let rip = cpu.rip();
+) -> Option<u64> {
     let control = cpu.control();
-    // 64-bit code under 4-level paging, not in the last bytes of a page.
-    if four_level(&control)
-        && cpu.segment(SegmentName::Cs).long()
-        && rip & 0xfff <= 0xffc
-        && let Some(address) = fetched(control.cr3, memory, rip)
-        && let Ok(word) = memory.read_u32(address)
-        && word & usual.mask == usual.word
-    {
-        return Ok(rip.wrapping_add(u64::from(usual.length)));
+    if !cpu.runs_64_bit_code() || !four_level(&control) {
+        return None;
     }
+    let rip = cpu.rip();
+    is_there(control.cr3, memory, rip, usual).then(|| rip.wrapping_add(u64::from(usual.length)))
+}
+
+/// `usual` is at `rip` in the tables at `cr3`, within one aligned quadword.
+#[inline(never)]
+fn is_there(cr3: u64, memory: &impl GuestMemory, rip: u64, usual: Encoding) -> bool {
+    if rip & 7 > 8 - u64::from(usual.length) {
+        return false;
+    }
+    // The processor has just been there: whether the code may be run has been asked already.
+    let Some(address) = fetched(cr3, memory, rip) else { return false };
+    let Ok(quadword) = memory.read_u64(address & !7) else { return false };
+    (quadword >> ((address & 7) * 8)) as u32 & usual.mask == usual.word
+}
+
+/// RIP of the instruction behind the one that the processor exited for, by decoding that. `Err` is what the guest sees
+/// instead (its code page has gone, say).
+pub fn decoded_next_rip(
+    cpu: &mut (impl VcpuState + ?Sized),
+    memory: &impl GuestMemory,
+) -> Result<u64, Outcome> {
     let context = Context::new(cpu, memory);
-    let next = rip.wrapping_add(u64::from(fetch(&context, None)?.length));
+    let next = context.cpu.rip().wrapping_add(u64::from(fetch(&context, None)?.length));
+    // Outside 64-bit mode the instruction pointer has 32 bits.
     Ok(if context.long() { next } else { next & 0xffff_ffff })
 }
 

@@ -32,7 +32,7 @@ pub use decode::{
     DecodeError, Instruction, MAX_LENGTH, MemoryOperand, OpcodeMap, Repeat, decode as decode_instruction,
 };
 pub use emulate::{emulate, emulate_access};
-pub use fetch::{Encoding, instruction, instruction_length, next_rip};
+pub use fetch::{Encoding, decoded_next_rip, instruction, instruction_length, usual_next_rip};
 pub use string::ITERATIONS;
 pub use string_io::{CHUNK, Ports, string_io};
 pub use walk::{Intent, PageFault, Paging};

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Cpu, Device, Memory};
+use common::{Cpu, Device, Memory, next_rip};
 use monovisor_arch::{Event, Gpr, GuestMemory, IoExit, SegmentName, StringIo, VcpuState, vector};
-use monovisor_insn::{Encoding, ITERATIONS, Outcome, emulate, instruction_length, next_rip, string_io};
+use monovisor_insn::{Encoding, ITERATIONS, Outcome, emulate, instruction_length, string_io, usual_next_rip};
 
 const MMIO: u64 = Device::BASE;
 
@@ -250,7 +250,16 @@ fn next_rip_by_the_usual_encoding_and_by_decoding() {
     assert_eq!(next_rip(&mut cpu, &memory, Encoding::CPUID), Ok(0x1003));
     memory.write(0x1000, &[0x0f, 0x01, 0xd9]).unwrap();
     assert_eq!(next_rip(&mut cpu, &memory, Encoding::VMCALL), Ok(0x1003));
-    // The last byte of a page: the fast path does not read across.
+    assert_eq!(usual_next_rip(&cpu, &memory, Encoding::VMCALL), None);
+    // Across a quadword: left to the decoder.
+    memory.write(0x1007, &[0x0f, 0xa2]).unwrap();
+    cpu.rip = 0x1007;
+    assert_eq!(usual_next_rip(&cpu, &memory, Encoding::CPUID), None);
+    assert_eq!(next_rip(&mut cpu, &memory, Encoding::CPUID), Ok(0x1009));
+    // The last two bytes of one, and the last byte of a page.
+    memory.write(0x100e, &[0x0f, 0xa2]).unwrap();
+    cpu.rip = 0x100e;
+    assert_eq!(usual_next_rip(&cpu, &memory, Encoding::CPUID), Some(0x1010));
     memory.write(0x1fff, &[0xf4]).unwrap();
     cpu.rip = 0x1fff;
     assert_eq!(next_rip(&mut cpu, &memory, Encoding::HLT), Ok(0x2000));

@@ -3,12 +3,10 @@
 
 mod common;
 
-use common::{Cpu, Device, Memory};
+use common::{Cpu, Device, Memory, next_rip};
 use monovisor_arch::state::bits::*;
 use monovisor_arch::{Event, GuestMemory, IoExit, Segment, StringIo, vector};
-use monovisor_insn::{
-    CHUNK, Encoding, ITERATIONS, Outcome, emulate, instruction_length, next_rip, peek, string_io,
-};
+use monovisor_insn::{CHUNK, Encoding, ITERATIONS, Outcome, emulate, instruction_length, peek, string_io};
 use proptest::prelude::*;
 
 /// Opcodes that the emulator knows, to get behind the first check.

@@ -8,6 +8,8 @@ use super::vmcb::{SaveArea, VmcbSegment, clean};
 
 /// P in the VMCB's attributes and in the neutral access rights alike.
 const PRESENT: u16 = 1 << 7;
+/// L in the VMCB's attributes: 64-bit code, once EFER.LMA is set.
+const LONG: u16 = 1 << 9;
 /// Accessed (code and data segments).
 const ACCESSED: u32 = 1;
 /// Busy (TSS).
@@ -84,6 +86,7 @@ impl VcpuState for Svm {
         self.save().rip
     }
 
+    #[inline]
     fn set_rip(&mut self, value: u64) {
         self.save_mut().rip = value;
         self.control_mut().interrupt_shadow = 0;
@@ -154,6 +157,7 @@ impl VcpuState for Svm {
         self.touch(clean::TABLES);
     }
 
+    #[inline]
     fn control(&self) -> Control {
         let save = self.save();
         // SVME is set inside, always; the guest has no SVM.
@@ -180,6 +184,12 @@ impl VcpuState for Svm {
 
     fn cpl(&self) -> u8 {
         self.save().cpl & 3
+    }
+
+    #[inline]
+    fn runs_64_bit_code(&self) -> bool {
+        let save = self.save();
+        save.cs.attributes & LONG != 0 && save.efer & EFER_LMA != 0
     }
 }
 

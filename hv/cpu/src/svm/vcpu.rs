@@ -61,6 +61,7 @@ impl Vcpu for Svm {
         Exit::HostInterrupt
     }
 
+    #[inline]
     fn next_rip(&self) -> Option<u64> {
         let control = &self.memory.vmcb.control;
         let rip = if self.features.next_rip {

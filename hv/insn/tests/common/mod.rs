@@ -7,7 +7,15 @@ use monovisor_arch::state::bits;
 use monovisor_arch::{
     Control, DescriptorTable, Gpr, GuestMemory, MemoryError, Segment, SegmentName, VcpuState,
 };
-use monovisor_insn::{Bus, Ports};
+use monovisor_insn::{Bus, Encoding, Outcome, Ports, decoded_next_rip, usual_next_rip};
+
+/// RIP behind the instruction as the machine looks for it: by the usual encoding, else by decoding.
+pub fn next_rip(cpu: &mut Cpu, memory: &impl GuestMemory, usual: Encoding) -> Result<u64, Outcome> {
+    match usual_next_rip(cpu, memory, usual) {
+        Some(rip) => Ok(rip),
+        None => decoded_next_rip(cpu, memory),
+    }
+}
 
 /// Registers only.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,8 +1,8 @@
 //! Instructions that the hypervisor carries out for the guest: MMIO, string I/O, and finding the next one.
 
-use monovisor_arch::{CpuMode, IoExit, MemoryExit, Vcpu};
+use monovisor_arch::{IoExit, MemoryExit, Vcpu};
 use monovisor_devices::Pc;
-use monovisor_insn::{self as insn, Bus, Encoding, Outcome, Ports};
+use monovisor_insn::{self as insn, Bus, Outcome, Ports};
 
 use super::{Halt, Machine, Step};
 use crate::backend::Backend;
@@ -38,17 +38,10 @@ impl Ports for Devices<'_> {
 }
 
 impl<V: Vcpu + ?Sized> Machine<V> {
-    /// Moves on where the CPU does not say where the next instruction is.
-    pub(super) fn advance_decoded(&mut self, usual: Option<Encoding>) -> Step {
-        let next = match usual {
-            Some(usual) => insn::next_rip(&mut self.vcpu, self.ram, usual),
-            None => insn::instruction_length(&mut self.vcpu, self.ram).map(|length| {
-                let next = self.vcpu.rip().wrapping_add(length.into());
-                // Outside 64-bit mode the instruction pointer has 32 bits.
-                if self.vcpu.mode() == CpuMode::Long64 { next } else { next & 0xffff_ffff }
-            }),
-        };
-        match next {
+    /// Moves on where neither the CPU nor the usual encoding says where the next instruction is.
+    #[cold]
+    pub(super) fn advance_decoded(&mut self) -> Step {
+        match insn::decoded_next_rip(&mut self.vcpu, self.ram) {
             Ok(rip) => {
                 self.vcpu.set_rip(rip);
                 Step::Continue

@@ -5,7 +5,7 @@
 use monovisor_arch::state::bits;
 use monovisor_arch::{Event, Exit, Gpr, IoExit, MemoryAccess, MemoryExit, Vcpu, vector};
 use monovisor_cpu::control;
-use monovisor_insn::Encoding;
+use monovisor_insn::{self as insn, Encoding};
 
 use super::{Halt, Machine, Step};
 use crate::policy::cpuid::{self, Leaf};
@@ -72,11 +72,17 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     /// Moves on to the next instruction, after one that was emulated; `usual` is how it is commonly encoded.
     #[inline]
     fn advance(&mut self, usual: Option<Encoding>) -> Step {
-        if let Some(rip) = self.vcpu.next_rip() {
-            self.vcpu.set_rip(rip);
-            return Step::Continue;
+        let next = match (self.vcpu.next_rip(), usual) {
+            (None, Some(usual)) => insn::usual_next_rip(&self.vcpu, self.ram, usual),
+            (next, _) => next,
+        };
+        match next {
+            Some(rip) => {
+                self.vcpu.set_rip(rip);
+                Step::Continue
+            }
+            None => self.advance_decoded(),
         }
-        self.advance_decoded(usual)
     }
 
     fn cpuid(&mut self) -> Step {

@@ -21,6 +21,10 @@ pub fn run(name: &str) {
         "spin" => loop {
             core::hint::spin_loop();
         },
+        // For a look at what an exit costs, instruction by instruction.
+        "cpuid" => loop {
+            crate::cpu::cpuid(0, 0);
+        },
         // Interrupts on, nothing to wait for: the guest is idle and yet alive.
         "idle" => loop {
             crate::cpu::wait();
