@@ -46,6 +46,16 @@ pub trait GuestMemory {
         Ok(u64::from_le_bytes(bytes))
     }
 
+    /// Writes a little-endian `u16`: in one piece where it is naturally aligned.
+    fn write_u16(&self, address: u64, value: u16) -> Result<(), MemoryError> {
+        self.write(address, &value.to_le_bytes())
+    }
+
+    /// Writes a little-endian `u32`: in one piece where it is naturally aligned.
+    fn write_u32(&self, address: u64, value: u32) -> Result<(), MemoryError> {
+        self.write(address, &value.to_le_bytes())
+    }
+
     /// Sets bits in a `u32` (a page-table entry's accessed and dirty bits), atomically where the memory is shared.
     fn set_bits_u32(&self, address: u64, bits: u32) -> Result<(), MemoryError> {
         let value = self.read_u32(address)? | bits;

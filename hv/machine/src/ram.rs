@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use core::ptr;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use monovisor_arch::{GuestMemory, MemoryError};
 
@@ -182,6 +182,37 @@ impl GuestMemory for GuestRam {
         }
     }
 
+    #[inline]
+    fn read_u16(&self, address: u64) -> Result<u16, MemoryError> {
+        if let Some(host) = self.cell(address, 2) {
+            // SAFETY: as in `read_u64`, 2 bytes.
+            return Ok(unsafe { AtomicU16::from_ptr(host.cast()) }.load(Ordering::Relaxed));
+        }
+        let mut bytes = [0; 2];
+        self.read(address, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    #[inline]
+    fn write_u16(&self, address: u64, value: u16) -> Result<(), MemoryError> {
+        if let Some(host) = self.cell(address, 2) {
+            // SAFETY: as in `read_u16`.
+            unsafe { AtomicU16::from_ptr(host.cast()) }.store(value, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.write(address, &value.to_le_bytes())
+    }
+
+    #[inline]
+    fn write_u32(&self, address: u64, value: u32) -> Result<(), MemoryError> {
+        if let Some(host) = self.cell(address, 4) {
+            // SAFETY: as in `read_u32`.
+            unsafe { AtomicU32::from_ptr(host.cast()) }.store(value, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.write(address, &value.to_le_bytes())
+    }
+
     fn set_bits_u32(&self, address: u64, bits: u32) -> Result<(), MemoryError> {
         let host = self.cell(address, 4).ok_or(MemoryError { address })?;
         // SAFETY: as in `read_u32`.
@@ -237,6 +268,10 @@ mod tests {
         assert_eq!(ram.contiguous(0), 32);
         ram.set_bits_u64(8, 1 << 63).unwrap();
         assert_eq!(ram.read_u32(12), Ok(0xD566_7788));
+        ram.write_u16(14, 0xabcd).unwrap();
+        ram.write_u32(15, 0x0102_03ef).unwrap();
+        assert_eq!((ram.read_u16(14), ram.read_u16(15)), (Ok(0xefcd), Ok(0x03ef)));
+        assert!(ram.write_u16(31, 1).is_err() && ram.write_u32(29, 1).is_err());
         assert!(ram.set_bits_u64(4, 1).is_err());
     }
 
