@@ -22,6 +22,7 @@ pub mod ports;
 pub mod ps2;
 pub mod rtc;
 pub mod uart;
+pub mod virtio;
 
 pub use apic::{CpuRequest, GeneralProtection};
 pub use kvmclock::KvmClock;

@@ -14,6 +14,7 @@ use crate::ports::{CONTROL_A, DMA_PAGE, Ports};
 use crate::ps2::{Controller, Key};
 use crate::rtc::Rtc;
 use crate::uart::{Line, Uart};
+use crate::virtio::{Context, Device, VirtioPci};
 use monovisor_arch::layout::{
     self, COM1, COM1_IRQ, GPE0, I8042_COMMAND, I8042_DATA, IOAPIC_BASE, KEYBOARD_IRQ, LEVEL_IRQS, MOUSE_IRQ,
     PCI_CONFIG, PM_TIMER, PM1A_CONTROL, PM1A_EVENT, RESET_REGISTER, RTC_IRQ, RTC_PORT, SCI_IRQ,
@@ -23,8 +24,11 @@ use monovisor_arch::layout::{
 mod firmware;
 mod ioport;
 mod memory;
+mod slots;
 #[cfg(test)]
 mod tests;
+
+pub use slots::{MAX_FUNCTIONS, PciFunction, SlotError};
 
 /// What a machine is made of.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +91,7 @@ pub enum Request {
 }
 
 /// All devices of one machine.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Pc {
     config: PcConfig,
     lines: Lines,
@@ -107,6 +111,10 @@ pub struct Pc {
     keyboard_controller: Controller,
     pci_port: ConfigPort,
     chipset: Chipset,
+    /// Devices in the slots of the bus.
+    functions: heapless::Vec<&'static mut VirtioPci, MAX_FUNCTIONS>,
+    /// Lines that INTx interrupts hold high.
+    pci_lines: u16,
     reset_request: Option<ResetCause>,
     debug_exit: Option<u32>,
     deadline: Option<u64>,
@@ -134,6 +142,8 @@ impl Pc {
             keyboard_controller: Controller::new(),
             pci_port: ConfigPort::new(),
             chipset: Chipset::new(),
+            functions: heapless::Vec::new(),
+            pci_lines: 0,
             reset_request: None,
             debug_exit: None,
             deadline: None,
@@ -144,17 +154,6 @@ impl Pc {
     /// The configuration.
     pub const fn config(&self) -> &PcConfig {
         &self.config
-    }
-
-    /// The PCI functions of bus 0, in the order of their addresses; offset 0 of each.
-    pub fn pci_functions(&self) -> impl Iterator<Item = (Address, &ConfigSpace)> {
-        let at = |slot, function| Address { bus: 0, slot, function, offset: 0 };
-        [
-            (at(layout::PCI_SLOT_HOST_BRIDGE, 0), &self.chipset.host_bridge),
-            (at(layout::PCI_SLOT_ISA_BRIDGE, 0), &self.chipset.isa_bridge),
-            (at(layout::PCI_SLOT_ISA_BRIDGE, layout::PCI_FUNCTION_POWER), &self.chipset.power),
-        ]
-        .into_iter()
     }
 
     /// Sets the rig's wall time, in nanoseconds since 1970 UTC, for this moment of the virtual clock: at power-up
@@ -345,6 +344,7 @@ impl Pc {
                 if self.hpet.legacy() { (None, None) } else { (self.pit.deadline(), self.rtc.deadline()) };
             self.deadline = [pit, rtc, self.hpet.deadline(), self.acpi.deadline(), self.uart.deadline()]
                 .into_iter()
+                .chain(self.functions.iter().map(|function| function.deadline()))
                 .fold(self.apics.deadline(), earlier);
         }
         self.deadline
@@ -370,6 +370,7 @@ impl Pc {
         self.set_line(SCI_IRQ, Driver::PowerManagement, self.acpi.interrupt());
         self.uart.advance(now);
         self.set_line(COM1_IRQ, Driver::Com1, self.uart.interrupt());
+        self.poll_functions(now);
         self.stale = true;
     }
 

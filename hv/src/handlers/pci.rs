@@ -4,8 +4,9 @@ use heapless::Vec;
 use monovisor_core::schema::pci::{PciDeviceClass, PciDeviceId, PciDeviceInfo, PciMemoryRegion};
 use monovisor_core::schema::{List, Source};
 use monovisor_devices::Pc;
+use monovisor_devices::pc::PciFunction;
+use monovisor_devices::pci::Address;
 use monovisor_devices::pci::config::header;
-use monovisor_devices::pci::{Address, ConfigSpace};
 use spin::{Mutex, MutexGuard};
 
 /// Most functions that are listed: as many as bus 0 has slots.
@@ -26,6 +27,8 @@ pub(crate) struct Functions {
 
 struct Function {
     address: Address,
+    /// The operator's name of the device.
+    name: &'static str,
     vendor: u16,
     device: u16,
     /// Base class and sub-class.
@@ -44,15 +47,16 @@ impl Functions {
     /// Looks at the bus.
     pub(crate) fn fill(&mut self, pc: &Pc) {
         self.found.clear();
-        for (address, space) in pc.pci_functions() {
+        for function in pc.pci_functions() {
             // One more than a bus can have is left out.
-            let _ = self.found.push(Function::of(address, space));
+            let _ = self.found.push(Function::of(&function));
         }
     }
 }
 
 impl Function {
-    fn of(address: Address, space: &ConfigSpace) -> Self {
+    fn of(function: &PciFunction<'_>) -> Self {
+        let space = function.space;
         let mut regions = Vec::new();
         for bar in 0..BARS {
             let Some(region) = space.region(bar) else { continue };
@@ -69,7 +73,8 @@ impl Function {
             });
         }
         Self {
-            address,
+            address: function.address,
+            name: function.name,
             vendor: space.get_u16(header::VENDOR),
             device: space.get_u16(header::DEVICE),
             class: space.get_u16(header::CLASS + 1),
@@ -89,7 +94,7 @@ impl<'a> Source<'a, PciDeviceInfo<'a>> for Functions {
             class_info: PciDeviceClass { desc: class_name(function.class), class: function.class.into() },
             id: PciDeviceId { device: function.device.into(), vendor: function.vendor.into() },
             irq: function.irq.map(i64::from),
-            qdev_id: "",
+            qdev_id: function.name,
             pci_bridge: None,
             regions: List::Slice(&function.regions),
         })

@@ -20,6 +20,10 @@ impl Pc {
         self.ports = crate::ports::Ports::new();
         self.pci_port = crate::pci::ConfigPort::new();
         self.chipset = crate::pci::chipset::Chipset::new();
+        for function in &mut self.functions {
+            function.reset();
+        }
+        self.pci_lines = 0;
         self.reset_request = None;
         self.debug_exit = None;
         let _ = self.acpi.take_sleep();

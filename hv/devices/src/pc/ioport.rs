@@ -1,5 +1,6 @@
 //! Port I/O. Accesses wider than a device are split into bytes at consecutive ports, as the ISA bus does it.
 
+use super::slots::FIRST_BAR_PORT;
 use super::*;
 
 /// A port that nobody answers at reads as ones.
@@ -21,10 +22,7 @@ impl Pc {
             return self.pci_port.address();
         }
         if let Some(byte) = pci_data(port, size) {
-            let value = match self.pci_port.target(byte) {
-                Some(address) => self.function(address).map(|space| space.read(address.offset, size)),
-                None => None,
-            };
+            let value = self.pci_port.target(byte).and_then(|address| self.read_function(address, size));
             return value.unwrap_or(u32::MAX) & mask(size);
         }
         let mut value = 0;
@@ -47,12 +45,16 @@ impl Pc {
         now: u64,
         backend: &mut B,
     ) {
+        // A notification of a driver is the access that has to be fast.
+        if port >= FIRST_BAR_PORT && self.notify_function(port, value as u16, now) {
+            return;
+        }
         if port == PCI_CONFIG && size == 4 {
             return self.pci_port.set_address(value);
         }
         if let Some(byte) = pci_data(port, size) {
             if let Some(address) = self.pci_port.target(byte) {
-                self.write_function(address, size, value);
+                self.write_function(address, size, value, now);
             }
             return;
         }
@@ -184,22 +186,6 @@ impl Pc {
     fn settle_acpi(&mut self) {
         self.set_line(SCI_IRQ, Driver::PowerManagement, self.acpi.interrupt());
         self.stale = true;
-    }
-
-    /// The configuration space of a function.
-    fn function(&mut self, address: Address) -> Option<&mut ConfigSpace> {
-        match (address.bus, address.slot, address.function) {
-            (0, layout::PCI_SLOT_HOST_BRIDGE, 0) => Some(&mut self.chipset.host_bridge),
-            (0, layout::PCI_SLOT_ISA_BRIDGE, 0) => Some(&mut self.chipset.isa_bridge),
-            (0, layout::PCI_SLOT_ISA_BRIDGE, layout::PCI_FUNCTION_POWER) => Some(&mut self.chipset.power),
-            _ => None,
-        }
-    }
-
-    fn write_function(&mut self, address: Address, size: u8, value: u32) {
-        if let Some(space) = self.function(address) {
-            space.write(address.offset, size, value);
-        }
     }
 }
 

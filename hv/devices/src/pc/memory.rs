@@ -22,7 +22,7 @@ impl Pc {
         if page == HPET_BASE {
             return Some(self.hpet.read(address & (PAGE - 1), size, now));
         }
-        None
+        self.read_bar(address, size)
     }
 
     /// A write. False: nothing answers there.
@@ -57,6 +57,6 @@ impl Pc {
             self.apics.deliver(message);
             return true;
         }
-        false
+        self.write_bar(address, size, value, now)
     }
 }
