@@ -11,7 +11,7 @@ use monovisor_cpu::vmx::Vmx;
 use monovisor_cpu::{Processor, Settings, VmxMemory};
 use monovisor_devices::{Pc, PcConfig};
 use monovisor_host::uart::Uart;
-use monovisor_host::{BootInfo, frames, info, power, timer, warn};
+use monovisor_host::{BootInfo, frames, info, timer, warn};
 use monovisor_loader::e820;
 use spin::{Mutex, MutexGuard, Once};
 
@@ -20,16 +20,13 @@ use crate::clock::Clock;
 use crate::configure;
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
+use crate::lines::{self, Ports};
 use crate::machine::{MAX_CPUS, Machine, Run, host_cpuid};
 use crate::policy::{cpuid, features};
-use crate::port::SerialPort;
 use crate::ram::GuestRam;
 use crate::services;
 use crate::state::Change;
 use crate::store;
-
-/// Bits per second of a line for which the command line says nothing.
-const DEFAULT_BAUD: u32 = 115_200;
 
 /// Frames for second-level tables: one for each GiB of guest RAM that has to be mapped by 2 MiB pages, and a few for the
 /// upper levels and odd ends. A processor with 1 GiB pages needs them for the ends alone.
@@ -50,26 +47,20 @@ static PC: Once<Mutex<Pc>> = Once::new();
 
 /// Runs the hypervisor on a host that has been set up.
 pub fn run(boot: &'static BootInfo) -> ! {
-    let launch = Launch::new(boot);
-    let board = power::board();
-    let baud = |index: usize| launch.options.serial.get(index).copied().flatten().unwrap_or(DEFAULT_BAUD);
-    let qmp = board.and_then(|board| Uart::open(0, board.qmp, baud(0)));
-    if qmp.is_none() {
-        warn!("no UART for QMP: the guest runs unattended");
-    }
-    let console = board.and_then(|board| board.console).and_then(|config| Uart::open(1, config, baud(1)));
-    let port = qmp.map(SerialPort::new);
+    let mut launch = Launch::new(boot);
+    let (ports, console, problems) = lines::open_all(&launch.options);
+    launch.line_problems = problems;
     // SAFETY: this runs at CPL 0.
     match unsafe { preflight::check() } {
-        Ok(Vendor::Svm) => start::<Svm>(launch, port, console, MutexGuard::leak(SVM.lock()), false),
-        Ok(Vendor::Vmx) => start::<Vmx>(launch, port, console, MutexGuard::leak(VMX.lock()), true),
+        Ok(Vendor::Svm) => start::<Svm>(launch, ports, console, MutexGuard::leak(SVM.lock()), false),
+        Ok(Vendor::Vmx) => start::<Vmx>(launch, ports, console, MutexGuard::leak(VMX.lock()), true),
         Err(lacks) => {
             let files = store::open(&launch);
             let mut hypervisor = Hypervisor::new(None, launch, files);
             for lack in lacks.as_slice() {
                 hypervisor.fail(format_args!("{lack}"));
             }
-            services::serve(hypervisor, port)
+            services::serve(hypervisor, ports)
         }
     }
 }
@@ -77,7 +68,7 @@ pub fn run(boot: &'static BootInfo) -> ! {
 /// Makes a guest on a vendor's processor and serves it.
 fn start<P: Processor + 'static>(
     launch: Launch,
-    port: Option<SerialPort>,
+    ports: Ports,
     console: Option<Uart>,
     memory: &'static mut P::Memory,
     intel: bool,
@@ -97,13 +88,13 @@ where
                 hypervisor.fail(format_args!("{error}"));
             }
             begin(&mut hypervisor);
-            services::serve(hypervisor, port)
+            services::serve(hypervisor, ports)
         }
         Err(error) => {
             let mut hypervisor = Hypervisor::new(None, launch, files);
             report_options(&mut hypervisor);
             hypervisor.fail(format_args!("{error}"));
-            services::serve(hypervisor, port)
+            services::serve(hypervisor, ports)
         }
     }
 }
@@ -122,6 +113,9 @@ fn report_options(hypervisor: &mut Hypervisor<'_>) {
     }
     if let Err(error) = configure::check(&hypervisor.launch.options) {
         hypervisor.fail(format_args!("{error}"));
+    }
+    for problem in hypervisor.launch.line_problems.clone() {
+        hypervisor.fail(format_args!("{problem}"));
     }
     if let Some(error) = hypervisor.launch.bundle_error {
         hypervisor.fail(format_args!("the boot bundle cannot be read: {error}"));

@@ -6,7 +6,7 @@ use monovisor_arch::layout::MAX_VCPUS;
 use monovisor_core::chardev::Chardevs;
 use monovisor_core::schema::run_state::{self, RunState};
 use monovisor_core::{Context, Error};
-use monovisor_host::uart::Uart;
+use monovisor_host::uart::{LINES, Uart};
 use monovisor_host::{error, info};
 
 use crate::guest::Guest;
@@ -23,8 +23,9 @@ use crate::state::{self, Change, RunControl};
 use crate::store::Files;
 use crate::trace::{self, Point};
 
-/// Sessions of the monitor: one a QMP line.
-pub const SESSIONS: usize = 1;
+/// Sessions of the monitor: one a QMP line. A PC has four lines, and each session takes 150 KiB of RAM; two are what a rig
+/// with a console uses.
+pub const SESSIONS: usize = 2;
 
 /// Bytes of the log that one `x-query-log` gives: a part of what a reply has room for, escapes included.
 pub const LOG_PIECE_BYTES: usize = 1024;
@@ -69,8 +70,8 @@ pub struct Hypervisor<'g> {
     pub(crate) reply: Reply,
     /// The character devices.
     pub(crate) chardevs: &'static mut Chardevs,
-    /// The line that a character device has opened.
-    pub(crate) line: Option<Uart>,
+    /// The lines that character devices have opened.
+    pub(crate) lines: [Option<Uart>; LINES],
     /// Why there is no guest, or why it cannot go on.
     reason: heapless::String<REASON_BYTES>,
 }
@@ -78,7 +79,7 @@ pub struct Hypervisor<'g> {
 impl<'g> Hypervisor<'g> {
     /// A hypervisor whose guest does not run yet.
     pub fn new(guest: Option<&'g mut dyn Guest>, launch: Launch, files: Files) -> Self {
-        let console = guest.as_ref().and_then(|guest| guest.console());
+        let console = guest.as_ref().is_some_and(|guest| guest.console().is_some());
         let mut hypervisor = Self {
             guest,
             launch,
@@ -92,7 +93,7 @@ impl<'g> Hypervisor<'g> {
             pci: Functions::take(),
             reply: Reply::NONE,
             chardevs: chardevs::table(),
-            line: None,
+            lines: [const { None }; LINES],
             reason: heapless::String::new(),
         };
         hypervisor.enter_lines(console);

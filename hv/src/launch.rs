@@ -13,6 +13,7 @@ use spin::{Mutex, MutexGuard};
 
 use crate::configure;
 use crate::guest::Guest;
+use crate::lines;
 use crate::machine::{HAS_HPET, HAS_I8042};
 use crate::ram::GuestRam;
 
@@ -103,6 +104,8 @@ pub struct Launch {
     pub bundle: Bundle<'static>,
     /// The bundle is there but broken.
     pub bundle_error: Option<BundleError>,
+    /// What is wrong with the serial lines.
+    pub line_problems: lines::Problems,
     boot: &'static BootInfo,
     uuid: heapless::String<UUID_TEXT>,
 }
@@ -128,7 +131,7 @@ impl Launch {
             // 32 digits and four dashes fit.
             let _ = write!(uuid, "{dash}{byte:02x}");
         }
-        Self { options, bundle, bundle_error, boot, uuid }
+        Self { options, bundle, bundle_error, line_problems: lines::Problems::new(), boot, uuid }
     }
 
     /// What was wrong with the loader's hand-over, where the machine could be started all the same: a module or the command
@@ -142,6 +145,7 @@ impl Launch {
         self.options.errors.first.is_some()
             || configure::check(&self.options).is_err()
             || self.bundle_error.is_some()
+            || !self.line_problems.is_empty()
     }
 
     /// The guest's UUID in text form; zeros where none was given, as QEMU says.

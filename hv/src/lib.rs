@@ -10,7 +10,7 @@
 //! | `handlers` | the QMP commands |
 //! | `hmp` | the human monitor |
 //! | `qom` | the machine as a tree of objects |
-//! | `store`, `port` | files and lines |
+//! | `store`, `lines`, `port` | files, and what each serial line is for |
 //!
 //! The guest itself is in `monovisor-machine`.
 #![cfg_attr(not(test), no_std)]
@@ -23,6 +23,7 @@ mod handlers;
 pub mod hmp;
 mod hypervisor;
 mod launch;
+mod lines;
 mod port;
 mod qom;
 mod services;

@@ -23,7 +23,7 @@ impl SerialPort {
 
     /// Looks whether a client has come: DCD or DSR has risen since the last time.
     pub fn connected(&mut self) -> bool {
-        self.uart.modem().connected
+        self.uart.connected()
     }
 }
 
@@ -36,6 +36,18 @@ impl Port for SerialPort {
                 _ => LineError::Framing,
             })
         })
+    }
+
+    fn read_some(&mut self, bytes: &mut [u8]) -> nb::Result<usize, LineError> {
+        match self.uart.read_slice(bytes) {
+            0 => {
+                let byte = self.read()?;
+                let Some(place) = bytes.first_mut() else { return Err(nb::Error::WouldBlock) };
+                *place = byte;
+                Ok(1)
+            }
+            count => Ok(count),
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> nb::Result<usize, Infallible> {

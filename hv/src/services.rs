@@ -15,6 +15,7 @@ use spin::{Mutex, MutexGuard};
 use crate::clock::Clock;
 use crate::handlers::OFFERED;
 use crate::hypervisor::{Hypervisor, SESSIONS};
+use crate::lines::Ports;
 use crate::machine::{Halt, SliceEnd};
 use crate::port::SerialPort;
 use crate::state::Change;
@@ -38,19 +39,20 @@ const FAREWELL_NS: u64 = 2_000_000_000;
 /// The services and what they work on.
 struct Services<'g> {
     monitor: &'static mut Monitor<SESSIONS>,
-    port: Option<SerialPort>,
+    /// The line of each session.
+    ports: Ports,
     hypervisor: Hypervisor<'g>,
     /// Converts the host's TSC to time since start; never stops.
     clock: Clock,
 }
 
-/// Runs the guest and the services. `port` is the line of the monitor.
-pub fn serve(hypervisor: Hypervisor<'_>, port: Option<SerialPort>) -> ! {
+/// Runs the guest and the services. `ports` are the lines of the monitor's sessions.
+pub fn serve(hypervisor: Hypervisor<'_>, ports: Ports) -> ! {
     let mut clock = Clock::new(timer::tsc_hz());
     clock.start(timer::entry_tsc());
     let monitor = MutexGuard::leak(MONITOR.lock());
     monitor.start(PRODUCT);
-    let mut services = Services { monitor, port, hypervisor, clock };
+    let mut services = Services { monitor, ports, hypervisor, clock };
     services.report();
     loop {
         services.turn();
@@ -129,21 +131,35 @@ impl Services<'_> {
 
     /// Lets the monitor work. True when there is more to do at once.
     fn monitor_turn(&mut self) -> bool {
-        if self.port.as_mut().is_some_and(SerialPort::connected) {
-            self.monitor.restart(0);
-        }
-        for _ in 0..MONITOR_STEPS {
-            let now = self.now();
-            let Some(port) = &mut self.port else { return false };
-            let more = self.monitor.poll(0, port, &mut self.hypervisor, now);
-            self.carry_out();
-            if !more {
-                return self.monitor.is_working(0);
+        for (session, port) in self.ports.iter_mut().enumerate() {
+            if port.as_mut().is_some_and(SerialPort::connected) {
+                self.monitor.restart(session);
             }
-            // A step may take longer than the line's FIFO has room for.
-            interrupts::window();
+        }
+        // The sessions take turns, so that none waits for another's long reply.
+        for _ in 0..MONITOR_STEPS {
+            let mut more = false;
+            for session in 0..SESSIONS {
+                more |= self.step(session);
+            }
+            if !more {
+                return (0..SESSIONS).any(|session| self.monitor.is_working(session));
+            }
         }
         true
+    }
+
+    /// One step of a session. True when there may be more to do at once.
+    fn step(&mut self, session: usize) -> bool {
+        let now = self.now();
+        let Some(Some(port)) = self.ports.get_mut(session) else { return false };
+        let more = self.monitor.poll(session, port, &mut self.hypervisor, now);
+        if more {
+            self.carry_out();
+            // A step may take longer than the lines' FIFOs have room for.
+            interrupts::window();
+        }
+        more
     }
 
     /// Does what a command asked for, now that it has been answered.
@@ -240,17 +256,21 @@ impl Services<'_> {
         power::power_off()
     }
 
-    /// Sends what is still to be sent, for as long as the other side takes it.
+    /// Sends what is still to be sent on all lines, for as long as the other sides take it.
     fn farewell(&mut self) {
         let end = self.now().monotonic.saturating_add(FAREWELL_NS);
         loop {
             let now = self.now();
-            let Some(port) = &mut self.port else { return };
-            self.monitor.poll(0, port, &mut self.hypervisor, now);
-            if !self.monitor.wants_to_send(0) && port.is_idle() || now.monotonic > end {
+            let mut busy = false;
+            for (session, port) in self.ports.iter_mut().enumerate() {
+                let Some(port) = port else { continue };
+                self.monitor.poll(session, port, &mut self.hypervisor, now);
+                busy |= self.monitor.wants_to_send(session) || !port.is_idle();
+            }
+            if !busy || now.monotonic > end {
                 return;
             }
-            // Nothing may keep the line from sending: the transmit interrupt is taken here.
+            // Nothing may keep a line from sending: the transmit interrupt is taken here.
             interrupts::window();
         }
     }

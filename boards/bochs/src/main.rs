@@ -8,8 +8,9 @@ use monovisor_host::{Board, PowerOff};
 monovisor_host::entry!(
     Board {
         name: "bochs",
-        qmp: UartConfig::COM1,
-        console: Some(UartConfig::COM2),
+        com: UartConfig::PC,
+        qmp: 0,
+        console: Some(1),
         log_port: Some(0xe9),
         log_uart: None,
         power_off: &[PowerOff::Text { port: 0x8900, text: "Shutdown" }, PowerOff::Acpi],

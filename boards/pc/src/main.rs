@@ -8,8 +8,9 @@ use monovisor_host::{Board, PowerOff};
 monovisor_host::entry!(
     Board {
         name: "pc",
-        qmp: UartConfig::COM1,
-        console: Some(UartConfig::COM2),
+        com: UartConfig::PC,
+        qmp: 0,
+        console: Some(1),
         log_port: None,
         log_uart: None,
         power_off: &[PowerOff::Acpi],

@@ -8,8 +8,9 @@ use monovisor_host::{Board, PowerOff};
 monovisor_host::entry!(
     Board {
         name: "qemu",
-        qmp: UartConfig::COM1,
-        console: Some(UartConfig::COM2),
+        com: UartConfig::PC,
+        qmp: 0,
+        console: Some(1),
         log_port: Some(0xe9),
         log_uart: None,
         power_off: &[PowerOff::Acpi, PowerOff::Word { port: 0x604, value: 0x2000 }],

@@ -1,6 +1,6 @@
 //! What a board says about itself.
 
-use crate::uart::UartConfig;
+use crate::uart::{LINES, UartConfig};
 
 /// A way to switch the machine off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +28,12 @@ pub enum PowerOff {
 pub struct Board {
     /// Name, as on the log.
     pub name: &'static str,
-    /// The line that QMP is on.
-    pub qmp: UartConfig,
-    /// The line of the guest's console, where there may be one.
-    pub console: Option<UartConfig>,
+    /// The serial ports that may be there, COM1 first; each is looked for before it is used.
+    pub com: [UartConfig; LINES],
+    /// Which of them QMP is on: 0 is COM1.
+    pub qmp: usize,
+    /// Which of them is the guest's console, where there may be one.
+    pub console: Option<usize>,
     /// Debug port that the log goes to.
     pub log_port: Option<u16>,
     /// UART that the log has for itself.

@@ -33,14 +33,25 @@ bitflags! {
     pub struct Sources: u32 {
         /// The deadline set with `timer::set_deadline` has passed.
         const TIMER = 1;
-        /// UART 0 has received bytes, can send again, or a modem line changed.
-        const UART0 = 1 << 1;
-        /// UART 1, likewise.
-        const UART1 = 1 << 2;
         /// Another processor.
-        const IPI = 1 << 3;
+        const IPI = 1 << 1;
         /// An interrupt that nobody asked for.
-        const SPURIOUS = 1 << 4;
+        const SPURIOUS = 1 << 2;
+        /// COM1 has received bytes, can send again, or a modem line changed.
+        const UART0 = 1 << 3;
+        /// COM2, likewise.
+        const UART1 = 1 << 4;
+        /// COM3, likewise.
+        const UART2 = 1 << 5;
+        /// COM4, likewise.
+        const UART3 = 1 << 6;
+    }
+}
+
+impl Sources {
+    /// What a line is here, by its place among the lines.
+    pub fn uart(index: usize) -> Option<Self> {
+        [Self::UART0, Self::UART1, Self::UART2, Self::UART3].get(index).copied()
     }
 }
 

@@ -122,7 +122,7 @@ pub fn fail() -> ! {
     let Some(board) = board() else { cpu::stop() };
     if board.log_port.is_none()
         && board.log_uart.is_none()
-        && let Some(console) = board.console
+        && let Some(console) = board.console.and_then(|console| board.com.get(console).copied())
         && uart::open_for_log(console, FAILURE_BAUD)
     {
         log::last_words(console.base, LAST_WORDS);

@@ -1,7 +1,7 @@
 //! The command line: quoting, every option, every error.
 
 use monovisor_loader::options::{
-    CpuBase, Group, GroupKind, MAX_GROUPS, MAX_LINE, OPTIONS, OptionProblem, Options, groups,
+    CpuBase, Group, GroupKind, MAX_GROUPS, MAX_LINE, OPTIONS, OptionProblem, Options, SerialOption, groups,
 };
 
 fn parse(line: &str, check: impl FnOnce(&Options<'_>)) {
@@ -22,7 +22,8 @@ fn error(line: &str) -> String {
 fn a_whole_line() {
     parse(
         "-m 256 -smp 2 -kernel vmlinuz -initrd /initrd.img -append \"console=ttyS0 quiet\" -name vm1 \
-         -uuid 6ba7b810-9dad-11d1-80b4-00C04FD430C8 -S -no-reboot --no-shutdown -serial com1:921600 \
+         -uuid 6ba7b810-9dad-11d1-80b4-00C04FD430C8 -S -no-reboot --no-shutdown \
+         -serial com1:921600,baudbase=921600 -qmp com3 \
          -cpu base,+x2apic,-pcid,avx=off -device isa-debug-exit,iobase=0xf4,iosize=4",
         |options| {
             assert_eq!(options.errors.first, None);
@@ -33,7 +34,12 @@ fn a_whole_line() {
             assert_eq!(options.uuid.unwrap()[..6], [0x6b, 0xa7, 0xb8, 0x10, 0x9d, 0xad]);
             assert_eq!(options.uuid.unwrap()[15], 0xc8);
             assert!(options.paused && options.no_reboot && options.no_shutdown);
-            assert_eq!(options.serial, [Some(921_600), None, None, None]);
+            let fast = SerialOption { baud: Some(921_600), base: Some(921_600) };
+            assert_eq!(
+                options.serial,
+                [fast, SerialOption::default(), SerialOption::default(), SerialOption::default()]
+            );
+            assert_eq!(options.qmp, [false, false, true, false]);
             assert_eq!(options.cpu.base, CpuBase::Base);
             assert_eq!(options.cpu.features[..], [("x2apic", true), ("pcid", false), ("avx", false)]);
             let exit = options.devices().next().unwrap();
@@ -107,6 +113,10 @@ fn each_error_is_one_line_that_names_its_option() {
         ("-smp cpus=x", "-smp: 'x' is not a number of processors from 1 to 255"),
         ("-uuid 1-2", "-uuid: '1-2' is not a UUID (as 6ba7b810-9dad-11d1-80b4-00c04fd430c8)"),
         ("-serial com9:1", "-serial: 'com9:1' is not a serial port (as com1:115200)"),
+        ("-serial com1:9600,base=1", "-serial: no such property: 'base'"),
+        ("-serial com1:9600,baudbase=x", "-serial: 'x' is not a speed in bits per second"),
+        ("-qmp com5", "-qmp: 'com5' is not a serial port (as com3)"),
+        ("-qmp stdio", "-qmp: 'stdio' is not a serial port (as com3)"),
         ("-serial com1:0", "-serial: '0' is not a speed in bits per second"),
         ("-cpu z80", "-cpu: 'z80' is not a CPU model (host or base)"),
         ("-cpu host,foo", "-cpu: 'foo' is not a feature (as +x2apic or x2apic=on)"),

@@ -8,18 +8,19 @@ use monovisor_core::schema::char::{
 };
 use monovisor_core::{Context, Error, Text};
 use monovisor_host::power;
-use monovisor_host::uart::{Uart, UartConfig};
+use monovisor_host::uart::LINES;
 use monovisor_store::IfExists;
 use spin::{Mutex, MutexGuard};
 
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, SESSIONS};
+use crate::lines;
 use crate::store::open_error;
 
 /// The kinds of devices that can be made, in QEMU's order.
 const BACKENDS: [&str; 6] = ["memory", "mux", "serial", "file", "ringbuf", "null"];
 
-/// The line of the monitor, by the name that QEMU gives it.
-const MONITOR: &str = "compat_monitor0";
+/// The lines of the monitor, by the names that QEMU gives them.
+const MONITORS: [&str; LINES] = ["compat_monitor0", "compat_monitor1", "compat_monitor2", "compat_monitor3"];
 
 /// The guest's first serial port.
 const SERIAL: &str = "serial0";
@@ -29,19 +30,9 @@ const LINE: Kind = Kind::Own(0);
 /// [`Kind::Own`] of files of the store.
 const FILE: Kind = Kind::Own(1);
 
-/// The host's line that a board without a guest console leaves free.
-const FREE_LINE: usize = 1;
-
-/// Speed at which a line is opened, in bits per second.
-const BAUD: u32 = 115_200;
-
-/// The serial ports of a PC: ports and ISA interrupts by long convention.
-const PORTS: [(&str, &str, UartConfig); 4] = [
-    ("com1", "serial:com1", UartConfig::COM1),
-    ("com2", "serial:com2", UartConfig::COM2),
-    ("com3", "serial:com3", UartConfig { base: 0x3e8, irq: 4, base_baud: 115_200 }),
-    ("com4", "serial:com4", UartConfig { base: 0x2e8, irq: 3, base_baud: 115_200 }),
-];
+/// The rig's serial ports, as a client names them and as QEMU names what is open.
+const PORTS: [(&str, &str); LINES] =
+    [("com1", "serial:com1"), ("com2", "serial:com2"), ("com3", "serial:com3"), ("com4", "serial:com4")];
 
 static DEVICES: Mutex<Table> = Mutex::new(Table::new());
 
@@ -51,8 +42,8 @@ pub(crate) fn table() -> &'static mut Table {
 }
 
 /// A line's name among the files.
-fn file_name(line: UartConfig) -> &'static str {
-    PORTS.iter().find(|(.., port)| port.base == line.base).map_or("serial", |(_, name, _)| name)
+fn file_name(line: usize) -> &'static str {
+    PORTS.get(line).map_or("serial", |(_, name)| name)
 }
 
 /// The file that a backend is to log to, as every kind but a mux may.
@@ -68,14 +59,17 @@ fn logfile<'a>(backend: &ChardevBackend<'a>) -> Option<&'a str> {
 }
 
 impl Hypervisor<'_> {
-    /// Enters the lines that are there from the start. `console` is that of the guest's serial port.
-    pub(crate) fn enter_lines(&mut self, console: Option<UartConfig>) {
-        // Cannot fail: the table is empty.
+    /// Enters the lines that are there from the start. `console` says whether the guest's serial port has one.
+    pub(crate) fn enter_lines(&mut self, console: bool) {
+        let Some(board) = power::board() else { return };
+        let options = &self.launch.options;
+        // None of this can fail: the table is empty and has room.
         if self.guest.is_some() {
-            let _ = self.chardevs.enter(SERIAL, console.map_or("null", file_name), LINE, true, true);
+            let line = lines::console(board, options).filter(|_| console);
+            let _ = self.chardevs.enter(SERIAL, line.map_or("null", file_name), LINE, true, true);
         }
-        if let Some(board) = power::board() {
-            let _ = self.chardevs.enter(MONITOR, file_name(board.qmp), LINE, true, true);
+        for (name, line) in MONITORS.iter().take(SESSIONS).zip(lines::monitors(board, options)) {
+            let _ = self.chardevs.enter(name, file_name(line), LINE, true, true);
         }
     }
 
@@ -88,29 +82,20 @@ impl Hypervisor<'_> {
         Ok(())
     }
 
-    /// Opens a serial port of the rig that nothing else uses. The host drives two lines, and once opened the second stays
-    /// at its port.
-    fn open_port(&mut self, name: &str) -> Result<(), Error> {
-        let Some((.., config)) = PORTS.iter().find(|(port, ..)| *port == name) else {
+    /// Opens a serial port of the rig that nothing else uses; gives its name among the files.
+    fn open_port(&mut self, name: &str) -> Result<&'static str, Error> {
+        let Some((index, (_, file))) = PORTS.iter().enumerate().find(|(_, (port, _))| *port == name) else {
             return Err(Error::cannot_open(name, "No such file or directory"));
         };
-        let busy = || Error::cannot_open(name, "Device or resource busy");
-        if let Some(line) = &self.line {
-            let free =
-                line.config() == Some(*config) && self.chardevs.find_filename(file_name(*config)).is_none();
-            return if free { Ok(()) } else { Err(busy()) };
+        let absent = || Error::cannot_open(name, "No such device or address");
+        if self.chardevs.find_filename(file).is_some() {
+            return Err(Error::cannot_open(name, "Device or resource busy"));
         }
-        let Some(board) = power::board() else {
-            return Err(Error::cannot_open(name, "No such device or address"));
-        };
-        if board.qmp.base == config.base || board.console.is_some() {
-            return Err(busy());
+        let line = self.lines.get_mut(index).ok_or_else(absent)?;
+        if line.is_none() {
+            *line = power::board().and_then(|board| lines::open(board, &self.launch.options, index));
         }
-        match Uart::open(FREE_LINE, *config, BAUD) {
-            Some(line) => self.line = Some(line),
-            None => return Err(Error::cannot_open(name, "No such device or address")),
-        }
-        Ok(())
+        if line.is_some() { Ok(file) } else { Err(absent()) }
     }
 }
 
@@ -145,9 +130,7 @@ impl Chardevs for Hypervisor<'_> {
                 self.chardevs.enter(id, "file", FILE, false, false)?;
             }
             ChardevBackend::Serial(port) => {
-                self.open_port(port.device)?;
-                let name =
-                    PORTS.iter().find(|(name, ..)| *name == port.device).map_or("serial", |port| port.1);
+                let name = self.open_port(port.device)?;
                 self.chardevs.enter(id, name, LINE, false, false)?;
             }
             _ => return Err(nb::Error::Other(Error::text("chardev backend not available"))),
@@ -172,17 +155,5 @@ impl Chardevs for Hypervisor<'_> {
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         self.chardevs.ringbuf_read(&arguments, text, &mut cx.progress)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_have_the_names_of_their_ports() {
-        assert_eq!(file_name(UartConfig::COM1), "serial:com1");
-        assert_eq!(file_name(UartConfig { base: 0x2e8, irq: 11, base_baud: 1 }), "serial:com4");
-        assert_eq!(file_name(UartConfig { base: 0x1000, irq: 4, base_baud: 1 }), "serial");
     }
 }

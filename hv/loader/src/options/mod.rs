@@ -123,6 +123,15 @@ pub struct CpuOption<'a> {
     pub features: Vec<(&'a str, bool), MAX_CPU_FEATURES>,
 }
 
+/// `-serial`: what is said about one port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SerialOption {
+    /// Bits per second, where given.
+    pub baud: Option<u32>,
+    /// `baudbase`: the rate at divisor 1, where it is not that of a PC.
+    pub base: Option<u32>,
+}
+
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options<'a> {
@@ -146,8 +155,10 @@ pub struct Options<'a> {
     pub no_reboot: bool,
     /// `-no-shutdown`.
     pub no_shutdown: bool,
-    /// `-serial`: bits per second of COM1 to COM4, where given.
-    pub serial: [Option<u32>; MAX_SERIAL],
+    /// `-serial`: how COM1 to COM4 are set.
+    pub serial: [SerialOption; MAX_SERIAL],
+    /// `-qmp`: which of COM1 to COM4 carry a monitor, besides the board's own.
+    pub qmp: [bool; MAX_SERIAL],
     /// `-cpu`.
     pub cpu: CpuOption<'a>,
     groups: Vec<Group<'a>, MAX_GROUPS>,
@@ -170,7 +181,8 @@ impl Default for Options<'_> {
             paused: false,
             no_reboot: false,
             no_shutdown: false,
-            serial: [None; MAX_SERIAL],
+            serial: [SerialOption::default(); MAX_SERIAL],
+            qmp: [false; MAX_SERIAL],
             cpu: CpuOption::default(),
             groups: Vec::new(),
             group_error: None,
@@ -292,6 +304,7 @@ impl<'a> Options<'a> {
             Action::NoReboot => self.no_reboot = true,
             Action::NoShutdown => self.no_shutdown = true,
             Action::Serial => self.set_serial(value)?,
+            Action::Qmp => self.set_qmp(value)?,
             Action::Cpu => self.set_cpu(value)?,
             Action::Group(kind) => self.add_group(kind, value),
             Action::NotYet => return Err((value, OptionProblem::NotYet)),
@@ -300,22 +313,32 @@ impl<'a> Options<'a> {
     }
 
     fn set_serial(&mut self, value: &'a str) -> Result<(), (&'a str, OptionProblem)> {
-        let (port, baud) = value.split_once(':').unwrap_or((value, ""));
-        let slot = match port.strip_prefix("com").map(str::as_bytes) {
-            Some([digit @ b'1'..=b'4']) => self.serial.get_mut(usize::from(digit - b'1')),
-            _ => None,
-        };
-        let slot = slot.ok_or((value, OptionProblem::Not("a serial port (as com1:115200)")))?;
-        *slot = match baud {
-            "" => None,
-            _ => Some(
-                number(baud)
-                    .and_then(|baud| u32::try_from(baud).ok())
-                    // The divisor of a 16550 has 16 bits and its clock 115200 per second (up to 4 Mbit/s on fast ones).
-                    .filter(|baud| (2..=4_000_000).contains(baud))
-                    .ok_or((baud, OptionProblem::Not("a speed in bits per second")))?,
-            ),
-        };
+        let mut parts = value.split(',');
+        let first = parts.next().unwrap_or_default();
+        let (port, baud) = first.split_once(':').unwrap_or((first, ""));
+        let index = serial_port(port).ok_or((value, OptionProblem::Not("a serial port (as com1:115200)")))?;
+        let mut serial = SerialOption { baud: None, base: None };
+        if !baud.is_empty() {
+            serial.baud = Some(speed(baud)?);
+        }
+        for part in parts {
+            match part.split_once('=') {
+                Some(("baudbase", base)) => serial.base = Some(speed(base)?),
+                Some((key, _)) => return Err((key, OptionProblem::UnknownParameter)),
+                None => return Err((part, OptionProblem::UnknownParameter)),
+            }
+        }
+        if let Some(slot) = self.serial.get_mut(index) {
+            *slot = serial;
+        }
+        Ok(())
+    }
+
+    fn set_qmp(&mut self, value: &'a str) -> Result<(), (&'a str, OptionProblem)> {
+        let port = serial_port(value).ok_or((value, OptionProblem::Not("a serial port (as com3)")))?;
+        if let Some(slot) = self.qmp.get_mut(port) {
+            *slot = true;
+        }
         Ok(())
     }
 
@@ -373,6 +396,22 @@ fn single<'a>(value: &'a str, key: &str) -> Result<&'a str, (&'a str, OptionProb
         Some((name, _)) => Err((name, OptionProblem::UnknownParameter)),
         None => Ok(first),
     }
+}
+
+/// A serial port's place among `com1` to `com4`.
+fn serial_port(name: &str) -> Option<usize> {
+    match name.strip_prefix("com").map(str::as_bytes) {
+        Some([digit @ b'1'..=b'4']) => Some(usize::from(digit - b'1')),
+        _ => None,
+    }
+}
+
+/// Bits per second. The divisor of a 16550 has 16 bits and its clock gives 115200, or up to 4 million on fast ones.
+fn speed(text: &str) -> Result<u32, (&str, OptionProblem)> {
+    number(text)
+        .and_then(|baud| u32::try_from(baud).ok())
+        .filter(|baud| (2..=4_000_000).contains(baud))
+        .ok_or((text, OptionProblem::Not("a speed in bits per second")))
 }
 
 /// A decimal number, or a hexadecimal one behind `0x`.

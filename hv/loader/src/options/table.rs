@@ -71,6 +71,7 @@ pub(super) enum Action {
     NoReboot,
     NoShutdown,
     Serial,
+    Qmp,
     Cpu,
     /// A list of keys and values.
     Group(GroupKind),
@@ -156,7 +157,15 @@ pub const OPTIONS: &[OptionInfo] = &[
     option("S", "", "do not start the guest: wait for cont", "", &[], Action::Paused),
     option("no-reboot", "", "a guest that resets itself ends", "", &[], Action::NoReboot),
     option("no-shutdown", "", "stop the guest where it would end", "", &[], Action::NoShutdown),
-    option("serial", "comN[:BAUD]", "speed of a serial port of the rig", "", &[], Action::Serial),
+    option(
+        "serial",
+        "comN[:BAUD][,baudbase=RATE]",
+        "speed of a serial port of the rig, and the rate that its clock gives at most",
+        "",
+        &[],
+        Action::Serial,
+    ),
+    option("qmp", "comN", "one more monitor, on another serial port of the rig", "", &[], Action::Qmp),
     option("cpu", "host|base[,+FEATURE|,-FEATURE|,FEATURE=on|off]...", "CPU model", "", &[], Action::Cpu),
     group(GroupKind::Device, "DRIVER[,KEY=VALUE]...", "a device of the guest", &[]),
     group(
@@ -215,7 +224,6 @@ pub const OPTIONS: &[OptionInfo] = &[
     not_yet("nographic", ""),
     not_yet("numa", "…"),
     not_yet("parallel", "DEV"),
-    not_yet("qmp", "DEV"),
     not_yet("rtc", "…"),
     not_yet("sandbox", "…"),
     not_yet("smbios", "…"),
