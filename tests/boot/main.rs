@@ -15,6 +15,7 @@ mod machine;
 mod preflight;
 mod report;
 mod rig;
+mod sessions;
 
 use clap::Parser;
 use report::Report;
@@ -48,16 +49,18 @@ struct Group {
 }
 
 /// The groups; each board works through its own in this order.
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 13] = [
     Group { board: Board::Qemu, name: "guests", run: guests::run },
     Group { board: Board::Qemu, name: "linux", run: linux::run },
     Group { board: Board::Qemu, name: "clients", run: clients::run },
     Group { board: Board::Qemu, name: "machine", run: machine::run },
+    Group { board: Board::Qemu, name: "sessions", run: sessions::run },
     Group { board: Board::Qemu, name: "bad-input", run: bad_input::run },
     Group { board: Board::Qemu, name: "preflight", run: preflight::run },
     Group { board: Board::Pc, name: "firmware", run: firmware::run },
     Group { board: Board::Bochs, name: "guests", run: guests::run },
     Group { board: Board::Bochs, name: "machine", run: machine::run },
+    Group { board: Board::Bochs, name: "sessions", run: sessions::run },
     Group { board: Board::Bochs, name: "bad-input", run: bad_input::run },
     Group { board: Board::Bochs, name: "linux", run: linux::run },
 ];

@@ -66,15 +66,18 @@ pub struct Running {
     /// The guest's console.
     pub console: Console,
     bridge: Bridge,
+    second: Option<Bridge>,
     log: PathBuf,
 }
 
 impl Running {
     /// Starts a rig.
     pub fn start(rig: &Rig) -> Result<Self> {
-        let Machine { process, qmp, console, log } = rig.start()?;
+        let Machine { process, qmp, console, second, log } = rig.start()?;
         let bridge = Bridge::start(qmp, &rig.directory.join("qmp.sock"), Protocol::Qmp)?;
-        Ok(Self { board: rig.board, emulator: process, console: Console::new(console)?, bridge, log })
+        let bridge_second = |line| Bridge::start(line, &rig.directory.join("qmp2.sock"), Protocol::Qmp);
+        let second = second.map(bridge_second).transpose()?;
+        Ok(Self { board: rig.board, emulator: process, console: Console::new(console)?, bridge, second, log })
     }
 
     /// Where clients connect to.
@@ -85,6 +88,14 @@ impl Running {
     /// A new session, negotiated.
     pub fn qmp(&self) -> Result<Client> {
         let mut client = Client::connect(self.bridge.path()).with_context(|| self.tail())?;
+        client.negotiate()?;
+        Ok(client)
+    }
+
+    /// A new session on the second line, negotiated.
+    pub fn second(&self) -> Result<Client> {
+        let bridge = self.second.as_ref().context("the rig has no second line")?;
+        let mut client = Client::connect(bridge.path()).with_context(|| self.tail())?;
         client.negotiate()?;
         Ok(client)
     }

@@ -43,6 +43,8 @@ pub struct Rig {
     pub cpu: String,
     /// QEMU: time is counted in instructions (one a nanosecond), so that a run can be repeated.
     pub deterministic: bool,
+    /// A second monitor, on COM3.
+    pub second: bool,
     /// More arguments for the emulator.
     pub extra: Vec<OsString>,
     /// A directory of this rig alone: sockets, the log, the bundle.
@@ -60,6 +62,7 @@ impl Rig {
             memory_mib: 256 + HOST_EXTRA_MIB,
             cpu: "max".into(),
             deterministic: false,
+            second: false,
             extra: Vec::new(),
             directory,
         }
@@ -72,7 +75,7 @@ impl Rig {
         let log = self.directory.join("monovisor.log");
         let _ = std::fs::remove_file(&log);
         let bundle = self.write_bundle()?;
-        let (qmp, console, mut command) = match self.board {
+        let (sockets, mut command) = match self.board {
             Board::Qemu | Board::Pc => self.qemu(bundle.as_deref(), &log)?,
             Board::Bochs => self.bochs(bundle.as_deref(), &log)?,
         };
@@ -86,9 +89,19 @@ impl Rig {
                 bail!("{name} ended at once: {status}\n{said}")
             }
         };
-        let qmp = qmp.accept(START_LIMIT, &mut alive)?;
-        let console = console.accept(START_LIMIT, &mut alive)?;
-        Ok(Machine { process, qmp, console, log })
+        let qmp = sockets.qmp.accept(START_LIMIT, &mut alive)?;
+        let console = sockets.console.accept(START_LIMIT, &mut alive)?;
+        let second = sockets.second.map(|socket| socket.accept(START_LIMIT, &mut alive)).transpose()?;
+        Ok(Machine { process, qmp, console, second, log })
+    }
+
+    /// The words of Monovisor's command line, with those for what the rig has.
+    fn words(&self) -> Vec<String> {
+        let mut words = self.options.clone();
+        if self.second && !words.iter().any(|word| word == "com3") {
+            words.extend(["-qmp", "com3"].map(String::from));
+        }
+        words
     }
 
     /// Packs the members; `None` when there are none.
@@ -111,14 +124,14 @@ impl Rig {
         Ok(std::fs::File::create(self.directory.join("emulator.err"))?.into())
     }
 
-    fn qemu(&self, bundle: Option<&Path>, log: &Path) -> Result<(Socket, Socket, Command)> {
-        let qmp = Socket::unix(&self.directory.join("com1"))?;
-        let console = Socket::unix(&self.directory.join("com2"))?;
+    fn qemu(&self, bundle: Option<&Path>, log: &Path) -> Result<(Sockets, Command)> {
+        let sockets = Sockets::new(self.second, |name| Socket::unix(&self.directory.join(name)))?;
         let mut command = process::command("qemu-system-x86_64");
         command.args(["-M", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"]);
         command.args(["-cpu", &self.cpu, "-m", &self.memory_mib.to_string()]);
-        command.args(["-serial", &format!("unix:{}", qmp.address()?)]);
-        command.args(["-serial", &format!("unix:{}", console.address()?)]);
+        for (_, address) in sockets.addresses()? {
+            command.args(["-serial", &format!("unix:{address}")]);
+        }
         command.args(["-debugcon", &format!("file:{}", log.display())]);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         if self.deterministic {
@@ -128,23 +141,27 @@ impl Rig {
             command.arg("-cdrom").arg(&self.image);
         } else {
             command.arg("-kernel").arg(&self.image);
-            command.args(["-append", &command_line(&self.options)]);
+            command.args(["-append", &command_line(&self.words())]);
             if let Some(bundle) = bundle {
                 command.arg("-initrd").arg(bundle);
             }
         }
         command.args(&self.extra);
         command.stdout(self.errors()?).stderr(self.errors()?);
-        Ok((qmp, console, command))
+        Ok((sockets, command))
     }
 
-    fn bochs(&self, bundle: Option<&Path>, log: &Path) -> Result<(Socket, Socket, Command)> {
-        let (qmp, console) = (Socket::tcp()?, Socket::tcp()?);
+    fn bochs(&self, bundle: Option<&Path>, log: &Path) -> Result<(Sockets, Command)> {
+        let sockets = Sockets::new(self.second, |_| Socket::tcp())?;
+        let lines = sockets.addresses()?.into_iter();
+        let lines: String = lines
+            .map(|(com, address)| format!("{com}: enabled=1, mode=socket-client, dev={address}\n"))
+            .collect();
         let disc = self.directory.join("boot.iso");
         let contents = Contents {
             monitor: self.image.clone(),
             bundle: bundle.map(Path::to_owned),
-            options: self.options.clone(),
+            options: self.words(),
         };
         iso::make(&contents, Firmware::Bios, &self.directory, &disc)?;
         let configuration = format!(
@@ -154,8 +171,7 @@ impl Rig {
              vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
              ata0-master: type=cdrom, path=\"{disc}\", status=inserted\n\
              boot: cdrom\n\
-             com1: enabled=1, mode=socket-client, dev={com1}\n\
-             com2: enabled=1, mode=socket-client, dev={com2}\n\
+             {lines}\
              port_e9_hack: enabled=1\n\
              display_library: rfb, options=\"timeout=0\"\n\
              clock: sync=none\n\
@@ -163,8 +179,6 @@ impl Rig {
              panic: action=fatal\n",
             memory = self.memory_mib,
             disc = disc.display(),
-            com1 = qmp.address()?,
-            com2 = console.address()?,
             log = self.directory.join("bochs.log").display(),
         );
         let (file, script) = (self.directory.join("bochsrc"), self.directory.join("bochs.debugger"));
@@ -175,7 +189,33 @@ impl Rig {
         command.arg("-q").arg("-f").arg(&file).arg("-rc").arg(&script).args(&self.extra);
         // Port 0xe9 comes out on standard output, between Bochs's own words.
         command.stdout(std::fs::File::create(log)?).stderr(self.errors()?);
-        Ok((qmp, console, command))
+        Ok((sockets, command))
+    }
+}
+
+/// Where the emulator's serial lines come in.
+struct Sockets {
+    qmp: Socket,
+    console: Socket,
+    second: Option<Socket>,
+}
+
+impl Sockets {
+    fn new(second: bool, mut make: impl FnMut(&str) -> Result<Socket>) -> Result<Self> {
+        Ok(Self {
+            qmp: make("com1")?,
+            console: make("com2")?,
+            second: if second { Some(make("com3")?) } else { None },
+        })
+    }
+
+    /// Each port and the address that it has to connect to.
+    fn addresses(&self) -> Result<Vec<(&'static str, String)>> {
+        let mut addresses = vec![("com1", self.qmp.address()?), ("com2", self.console.address()?)];
+        if let Some(second) = &self.second {
+            addresses.push(("com3", second.address()?));
+        }
+        Ok(addresses)
     }
 }
 
@@ -202,6 +242,8 @@ pub struct Machine {
     pub qmp: Line,
     /// COM2: the guest's console.
     pub console: Line,
+    /// COM3: a second QMP session, where the rig has one.
+    pub second: Option<Line>,
     /// The file that Monovisor's log grows in.
     pub log: PathBuf,
 }

@@ -24,9 +24,9 @@ pub struct Options {
     board: Board,
     #[command(flatten)]
     payload: Payload,
-    /// Serve QMP here [default: target/xtask/run/qmp.sock]
+    /// Serve QMP here [default: target/xtask/run/qmp.sock]; given twice, the rig has a second monitor, on COM3
     #[arg(long, value_name = "PATH")]
-    qmp_socket: Option<PathBuf>,
+    qmp_socket: Vec<PathBuf>,
     /// Serve the guest's console here instead of on the terminal
     #[arg(long, value_name = "PATH")]
     console_socket: Option<PathBuf>,
@@ -40,18 +40,29 @@ pub fn main(options: Options) -> Result<u8> {
     if options.board == Board::Pc {
         bail!("the pc board is for real machines: `cargo xtask image` makes its disc image");
     }
+    if options.qmp_socket.len() > 2 {
+        bail!("--qmp-socket: two at most");
+    }
     setup::ensure()?;
     let rig = prepare(&options)?;
-    let Machine { process: mut emulator, qmp, console, log } = {
+    let Machine { process: mut emulator, qmp, console, second, log } = {
         let _progress = crate::progress::Progress::start("starting the emulator");
         rig.start()?
     };
-    let socket = match &options.qmp_socket {
+    let socket = match options.qmp_socket.first() {
         Some(path) => path.clone(),
         None => paths::default_qmp_socket()?,
     };
     let bridge = Bridge::start(qmp, &socket, Protocol::Qmp)?;
     eprintln!("xtask: QMP on {}; log in {}", bridge.path().display(), log.display());
+    let second = match (second, options.qmp_socket.get(1)) {
+        (Some(line), Some(path)) => {
+            let bridge = Bridge::start(line, path, Protocol::Qmp)?;
+            eprintln!("xtask: second QMP on {}", bridge.path().display());
+            Some(bridge)
+        }
+        _ => None,
+    };
     let console_bridge = match &options.console_socket {
         Some(path) => {
             let bridge = Bridge::start(console, path, Protocol::Raw)?;
@@ -69,7 +80,7 @@ pub fn main(options: Options) -> Result<u8> {
         }
     };
     terminal::restore();
-    drop((bridge, console_bridge));
+    drop((bridge, second, console_bridge));
     if options.show_log {
         eprint!("{}", String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()));
     }
@@ -80,6 +91,7 @@ pub fn main(options: Options) -> Result<u8> {
 fn prepare(options: &Options) -> Result<Rig> {
     let image = build::board(options.board)?;
     let mut rig = Rig::new(options.board, image, paths::cache("run")?.join(options.board.name()));
+    rig.second = options.qmp_socket.len() > 1;
     rig.memory_mib = options.payload.memory + HOST_EXTRA_MIB;
     (rig.options, rig.members) = options.payload.prepare()?;
     Ok(rig)
