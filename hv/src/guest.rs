@@ -4,7 +4,7 @@ use monovisor_arch::{GuestMemory, SegmentName, Vcpu};
 use monovisor_devices::Pc;
 use monovisor_host::uart::UartConfig;
 use monovisor_insn as insn;
-use monovisor_loader::linux::{self, EntryState};
+use monovisor_loader::{EntryState, apply};
 
 use crate::hmp::Snapshot;
 use crate::machine::{Machine, Run, SliceEnd};
@@ -73,7 +73,7 @@ where
     }
 
     fn enter(&mut self, entry: &EntryState) {
-        linux::apply(entry, &mut self.vcpu);
+        apply(entry, &mut self.vcpu);
     }
 
     fn start_clock(&mut self) {

@@ -6,9 +6,9 @@ use monovisor_arch::{GuestMemory, MemoryError};
 use monovisor_host::boot::BootError;
 use monovisor_host::{BootInfo, interrupts};
 use monovisor_loader::bundle::plain;
-use monovisor_loader::linux::{self, Image, LinuxGuest, LoadError};
+use monovisor_loader::kernel::{self, MAX_MODULES};
 use monovisor_loader::options::MAX_LINE;
-use monovisor_loader::{Bundle, BundleError, Options, acpi};
+use monovisor_loader::{Bundle, BundleError, Image, KernelGuest, Kind, LoadError, Options, Problem, acpi};
 use spin::{Mutex, MutexGuard};
 
 use crate::configure;
@@ -182,18 +182,27 @@ impl Launch {
     pub fn load(&self, guest: &mut dyn Guest) -> Result<(), LaunchError> {
         let options = &self.options;
         let kernel = self.image("kernel", options.kernel.ok_or(LaunchError::NoKernel)?)?;
-        let initrd = options.initrd.map(|name| self.image("initrd", name)).transpose()?;
+        let wrong = |problem| LoadError { option: "kernel", name: kernel.name, problem };
+        let kind = Kind::of(kernel.data).map_err(|problem| LaunchError::Load(wrong(problem)))?;
+        let mut modules = heapless::Vec::<_, MAX_MODULES>::new();
+        for (file, name) in options.initrd.into_iter().flat_map(|initrd| kind.modules(initrd)) {
+            let data = self.image("initrd", file)?.data;
+            if modules.push(Image { name, data }).is_err() {
+                let problem = Problem::TooManyModules(MAX_MODULES);
+                return Err(LaunchError::Load(LoadError { option: "initrd", name: "", problem }));
+            }
+        }
         let ram = &Interruptible(guest.ram());
         let machine = acpi::Machine { cpus: options.cpus, i8042: HAS_I8042, hpet: HAS_HPET };
         acpi::build(ram, &machine).map_err(LaunchError::Acpi)?;
-        let linux = LinuxGuest {
+        let request = KernelGuest {
             kernel,
-            initrd,
+            modules: &modules,
             command_line: options.append,
             memory_size: options.memory,
             rsdp: acpi::RSDP,
         };
-        guest.enter(&linux::load(ram, &linux).map_err(LaunchError::Load)?);
+        guest.enter(&kernel::load(ram, &request).map_err(LaunchError::Load)?);
         Ok(())
     }
 }

@@ -12,14 +12,16 @@
 //! | 0x8000 | page tables: identity for the first 4 GiB, 2 MiB pages |
 //! | 0x20000 | command line |
 
-use core::fmt;
-
 use monovisor_arch::state::bits;
-use monovisor_arch::{
-    Control, DescriptorTable, Gpr, GuestMemory, MemoryError, Segment, SegmentName, VcpuState,
-};
+use monovisor_arch::{Control, DescriptorTable, GuestMemory, MemoryError, Segment};
 
+use crate::area::memory_error;
+use crate::bytes::{bytes_at, u16_at, u32_at, u64_at};
 use crate::e820;
+use crate::elf::Elf;
+use crate::entry::EntryState;
+use crate::error::{LoadError, Problem};
+use crate::kernel::Image;
 
 const GDT: u64 = 0x1000;
 const BOOT_PARAMS: u64 = 0x7000;
@@ -64,15 +66,6 @@ const LOADER: u8 = 0xff;
 /// initrd_addr_max where the header has none.
 const INITRD_LIMIT: u64 = 0x7fff_ffff;
 
-/// A file and the name that the operator gave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Image<'a> {
-    /// Name, for messages.
-    pub name: &'a str,
-    /// Content.
-    pub data: &'a [u8],
-}
-
 /// A Linux guest to be loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct LinuxGuest<'a> {
@@ -86,140 +79,6 @@ pub struct LinuxGuest<'a> {
     pub memory_size: u64,
     /// Guest-physical address of the ACPI RSDP; 0 for none.
     pub rsdp: u64,
-}
-
-/// Why a guest cannot be loaded: one clear line by `Display`, which names the option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadError<'a> {
-    /// The option that the operator has to change, without its `-`.
-    pub option: &'static str,
-    /// Its value, where it is a file name.
-    pub name: &'a str,
-    /// What is wrong.
-    pub problem: Problem,
-}
-
-/// What is wrong with a file or with a size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// Neither a bzImage nor an ELF file.
-    NotAKernel,
-    /// The file ends before the part that its header announces.
-    Truncated,
-    /// A bzImage of an older boot protocol.
-    OldProtocol(u16),
-    /// A bzImage without 64-bit entry point.
-    NoEntry64,
-    /// An ELF file that is not a 64-bit x86-64 executable.
-    WrongElf,
-    /// An ELF file without a loadable segment, or whose entry point is in none.
-    NoEntry,
-    /// A header field has a value that makes no sense.
-    BadHeader(&'static str),
-    /// The kernel does not fit: the address in bytes up to which RAM is needed.
-    TooLittleMemory {
-        /// RAM must reach up to here.
-        needed: u64,
-        /// RAM ends here.
-        available: u64,
-    },
-    /// The initrd does not fit between the end of the kernel and this address.
-    NoRoomForInitrd {
-        /// Length of the initrd in bytes.
-        length: u64,
-        /// Room in bytes.
-        room: u64,
-    },
-    /// The command line is longer than the kernel accepts.
-    LongCommandLine {
-        /// Its length in bytes.
-        length: usize,
-        /// The kernel's limit in bytes.
-        limit: usize,
-    },
-    /// Guest RAM has a hole at this address.
-    Memory(u64),
-}
-
-impl fmt::Display for LoadError<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "-{}", self.option)?;
-        if !self.name.is_empty() {
-            write!(f, " {}", self.name)?;
-        }
-        f.write_str(": ")?;
-        match self.problem {
-            Problem::NotAKernel => f.write_str("neither a Linux bzImage nor an ELF kernel"),
-            Problem::Truncated => f.write_str("the file is cut off"),
-            Problem::OldProtocol(version) => {
-                write!(f, "boot protocol {}.{:02} is too old, 2.12 is needed", version >> 8, version & 0xff)
-            }
-            Problem::NoEntry64 => f.write_str("a 32-bit kernel: it has no 64-bit entry point"),
-            Problem::WrongElf => f.write_str("not a 64-bit x86-64 ELF executable"),
-            Problem::NoEntry => f.write_str("the ELF file has no loadable segment with its entry point"),
-            Problem::BadHeader(field) => write!(f, "the kernel's header field {field} makes no sense"),
-            Problem::TooLittleMemory { needed, available } => write!(
-                f,
-                "the guest has too little memory: the kernel needs {} MiB, there are {} MiB (-m)",
-                needed.div_ceil(1 << 20),
-                available >> 20
-            ),
-            Problem::NoRoomForInitrd { length, room } => write!(
-                f,
-                "the guest has too little memory (-m): {} KiB do not fit in the {} KiB beside the kernel",
-                length.div_ceil(1024),
-                room / 1024
-            ),
-            Problem::LongCommandLine { length, limit } => {
-                write!(f, "{length} bytes, the kernel takes {limit} at most")
-            }
-            Problem::Memory(address) => write!(f, "no guest RAM at {address:#x}"),
-        }
-    }
-}
-
-/// State of the boot processor at a guest's first instruction. What is not here is as after power-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EntryState {
-    /// Instruction pointer.
-    pub rip: u64,
-    /// RBX (multiboot and PVH information).
-    pub rbx: u64,
-    /// RSI (boot parameters of Linux).
-    pub rsi: u64,
-    /// Control registers and EFER.
-    pub control: Control,
-    /// GDTR.
-    pub gdtr: DescriptorTable,
-    /// Code segment.
-    pub code: Segment,
-    /// Data and stack segments.
-    pub data: Segment,
-}
-
-/// Puts a processor, which has been reset before, into `entry`. Interrupts are off.
-pub fn apply(entry: &EntryState, cpu: &mut impl VcpuState) {
-    for register in Gpr::ALL {
-        cpu.set_gpr(register, 0);
-    }
-    cpu.set_control(entry.control);
-    cpu.set_gdtr(entry.gdtr);
-    cpu.set_idtr(DescriptorTable::default());
-    cpu.set_segment(SegmentName::Cs, entry.code);
-    for name in [SegmentName::Ds, SegmentName::Es, SegmentName::Fs, SegmentName::Gs, SegmentName::Ss] {
-        cpu.set_segment(name, entry.data);
-    }
-    // A busy 32-bit (in IA-32e mode: 64-bit) TSS is what VM entry wants in TR (SDM vol. 3, 27.3.1.2); its base is 0 as
-    // after power-up, and a guest loads its own before it takes anything from it.
-    cpu.set_segment(SegmentName::Tr, Segment { selector: 0, base: 0, limit: 0xffff, access: 0x8b });
-    cpu.set_segment(
-        SegmentName::Ldtr,
-        Segment { selector: 0, base: 0, limit: 0, access: Segment::UNUSABLE | 0x82 },
-    );
-    cpu.set_rflags(bits::RFLAGS_FIXED);
-    cpu.set_gpr(Gpr::Rbx, entry.rbx);
-    cpu.set_gpr(Gpr::Rsi, entry.rsi);
-    cpu.set_rip(entry.rip);
 }
 
 /// Where the kernel has come to lie.
@@ -245,17 +104,21 @@ impl ZeroPage {
     }
 }
 
+/// The file has the magic numbers of a bzImage.
+pub(crate) fn is_bzimage(data: &[u8]) -> bool {
+    bytes_at::<4>(data, offset::HEADER).is_some_and(|magic| magic == MAGIC)
+        && u16_at(data, offset::BOOT_FLAG) == Some(0xaa55)
+}
+
 /// Loads a Linux guest: kernel, initrd, command line, boot parameters, page tables. All else of guest RAM stays.
 pub fn load<'a>(memory: &impl GuestMemory, guest: &LinuxGuest<'a>) -> Result<EntryState, LoadError<'a>> {
     let kernel_error = |problem| LoadError { option: "kernel", name: guest.kernel.name, problem };
     let [(_, low), _] = e820::ram(guest.memory_size);
     let mut page = ZeroPage([0; 4096]);
     let data = guest.kernel.data;
-    let placed = if data.starts_with(b"\x7fELF") {
+    let placed = if Elf::is_elf(data) {
         load_elf(memory, data, low, &mut page)
-    } else if bytes_at::<4>(data, offset::HEADER).is_some_and(|magic| magic == MAGIC)
-        && u16_at(data, offset::BOOT_FLAG) == Some(0xaa55)
-    {
+    } else if is_bzimage(data) {
         load_bzimage(memory, data, low, &mut page)
     } else {
         Err(Problem::NotAKernel)
@@ -268,13 +131,8 @@ pub fn load<'a>(memory: &impl GuestMemory, guest: &LinuxGuest<'a>) -> Result<Ent
         let problem = Problem::LongCommandLine { length: command_line.len(), limit };
         return Err(LoadError { option: "append", name: "", problem });
     }
-    let write = |address, data: &[u8]| {
-        memory.write(address, data).map_err(|error| LoadError {
-            option: "m",
-            name: "",
-            problem: Problem::Memory(error.address),
-        })
-    };
+    let write =
+        |address, data: &[u8]| memory.write(address, data).map_err(|error| memory_error(error.address));
     write(COMMAND_LINE, command_line)?;
     write(COMMAND_LINE + command_line.len() as u64, &[0])?;
     page.put(offset::CMD_LINE_PTR, &(COMMAND_LINE as u32).to_le_bytes());
@@ -306,14 +164,11 @@ pub fn load<'a>(memory: &impl GuestMemory, guest: &LinuxGuest<'a>) -> Result<Ent
         page.put(place + 16, &(entry.kind as u32).to_le_bytes());
     }
     write(BOOT_PARAMS, &page.0)?;
-    let control = long_mode(memory).map_err(|error| LoadError {
-        option: "m",
-        name: "",
-        problem: Problem::Memory(error.address),
-    })?;
+    let control = long_mode(memory).map_err(|error| memory_error(error.address))?;
     // boot.rst, "64-bit Boot Protocol": __BOOT_CS 0x10 and __BOOT_DS 0x18, flat; RSI at the boot parameters.
     Ok(EntryState {
         rip: placed.entry,
+        rax: 0,
         rbx: 0,
         rsi: BOOT_PARAMS,
         control,
@@ -414,88 +269,26 @@ fn load_bzimage(
     })
 }
 
-/// Program headers of an ELF file that are looked at; a vmlinux has five.
-const MAX_SEGMENTS: u16 = 64;
-
 fn load_elf(
     memory: &impl GuestMemory,
     data: &[u8],
     low: u64,
     page: &mut ZeroPage,
 ) -> Result<Placed, Problem> {
-    // e_ident: class 64, little-endian; e_machine x86-64; e_type ET_EXEC or ET_DYN (ELF-64 object file format).
-    let class = bytes_at::<2>(data, 4).ok_or(Problem::Truncated)?;
-    let kind = u16_at(data, 16).ok_or(Problem::Truncated)?;
-    if class != [2, 1] || !matches!(kind, 2 | 3) || u16_at(data, 18) != Some(62) {
-        return Err(Problem::WrongElf);
+    let elf = Elf::new(data)?;
+    if !elf.wide {
+        return Err(Problem::NoEntry64);
     }
-    let entry = u64_at(data, 24).ok_or(Problem::Truncated)?;
-    let table = u64_at(data, 32).ok_or(Problem::Truncated)? as usize;
-    let size = usize::from(u16_at(data, 54).ok_or(Problem::Truncated)?);
-    let count = u16_at(data, 56).ok_or(Problem::Truncated)?;
-    if size < 56 || count > MAX_SEGMENTS {
-        return Err(Problem::BadHeader("e_phentsize or e_phnum"));
+    let loaded = elf.load(memory, low)?;
+    if loaded.lowest < e820::MIB {
+        return Err(Problem::BadHeader("p_paddr"));
     }
-    let mut start = None;
-    let mut end = 0u64;
-    for index in 0..usize::from(count) {
-        let header = table
-            .checked_add(index * size)
-            .and_then(|from| data.get(from..from.checked_add(56)?))
-            .ok_or(Problem::Truncated)?;
-        let field = |at| u64_at(header, at).unwrap_or(0);
-        // PT_LOAD.
-        if u32_at(header, 0) != Some(1) {
-            continue;
-        }
-        let (from, virt, phys) = (field(8) as usize, field(16), field(24));
-        let (in_file, in_memory) = (field(32), field(40));
-        if in_memory == 0 {
-            continue;
-        }
-        let top = phys.checked_add(in_memory).ok_or(Problem::BadHeader("p_memsz"))?;
-        if in_file > in_memory || phys < e820::MIB {
-            return Err(Problem::BadHeader("p_paddr or p_filesz"));
-        }
-        if top > low {
-            return Err(Problem::TooLittleMemory { needed: top, available: low });
-        }
-        let bytes =
-            from.checked_add(in_file as usize).and_then(|to| data.get(from..to)).ok_or(Problem::Truncated)?;
-        memory
-            .write(phys, bytes)
-            .and_then(|()| memory.fill(phys + in_file, 0, in_memory - in_file))
-            .map_err(|error| Problem::Memory(error.address))?;
-        end = end.max(top);
-        // A vmlinux gives its entry as a physical address, other kernels as a virtual one.
-        if entry.wrapping_sub(virt) < in_memory {
-            start = Some(phys + (entry - virt));
-        } else if start.is_none() && entry.wrapping_sub(phys) < in_memory {
-            start = Some(entry);
-        }
-    }
-    let entry = start.ok_or(Problem::NoEntry)?;
+    let entry = loaded.entry.ok_or(Problem::NoEntry)?;
     // There is no setup header in the file: the fields that the kernel reads from one.
     page.put(offset::BOOT_FLAG, &0xaa55u16.to_le_bytes());
     page.put(offset::HEADER, MAGIC);
     page.put(offset::VERSION, &0x20cu16.to_le_bytes());
     page.put(offset::LOADFLAGS, &[LOADED_HIGH]);
     page.put(offset::KERNEL_ALIGNMENT, &(2u32 << 20).to_le_bytes());
-    Ok(Placed { entry, end, initrd_max: INITRD_LIMIT, command_line: 2047 })
-}
-
-fn bytes_at<const N: usize>(data: &[u8], offset: usize) -> Option<[u8; N]> {
-    data.get(offset..offset.checked_add(N)?)?.try_into().ok()
-}
-
-fn u16_at(data: &[u8], offset: usize) -> Option<u16> {
-    bytes_at(data, offset).map(u16::from_le_bytes)
-}
-
-fn u32_at(data: &[u8], offset: usize) -> Option<u32> {
-    bytes_at(data, offset).map(u32::from_le_bytes)
-}
-
-fn u64_at(data: &[u8], offset: usize) -> Option<u64> {
-    bytes_at(data, offset).map(u64::from_le_bytes)
+    Ok(Placed { entry, end: loaded.end, initrd_max: INITRD_LIMIT, command_line: 2047 })
 }

@@ -4,8 +4,8 @@ mod common;
 
 use common::Ram;
 use monovisor_arch::GuestMemory;
-use monovisor_loader::linux::{Problem, load};
-use monovisor_loader::{EntryState, Image, LinuxGuest};
+use monovisor_loader::linux::load;
+use monovisor_loader::{EntryState, Image, LinuxGuest, Problem};
 
 const MIB: u64 = 1 << 20;
 
@@ -183,7 +183,7 @@ fn what_is_wrong_is_said() {
         boot(&guest(&kernel, None, 64 * MIB)).err().unwrap()
     };
     let name = "-kernel vmlinuz: ";
-    assert_eq!(with(&|k| k.clear()), format!("{name}neither a Linux bzImage nor an ELF kernel"));
+    assert_eq!(with(&|k| k.clear()), format!("{name}neither a Linux bzImage nor an ELF or multiboot kernel"));
     assert_eq!(with(&|k| k.truncate(4096)), format!("{name}the file is cut off"));
     assert_eq!(with(&|k| k[0x206] = 0x0a), format!("{name}boot protocol 2.10 is too old, 2.12 is needed"));
     assert_eq!(with(&|k| k[0x236] = 0), format!("{name}a 32-bit kernel: it has no 64-bit entry point"));
@@ -194,7 +194,7 @@ fn what_is_wrong_is_said() {
     let elf = vmlinux(0x100_0000, 0x1000, 0x100_0000, &[0; 16]);
     let mut wrong = elf.clone();
     wrong[4] = 1;
-    assert!(boot(&guest(&wrong, None, 64 * MIB)).err().unwrap().contains("64-bit x86-64"));
+    assert!(boot(&guest(&wrong, None, 64 * MIB)).err().unwrap().contains("not an x86 ELF executable"));
     let outside = vmlinux(0x100_0000, 0x1000, 0x50, &[0; 16]);
     assert!(boot(&guest(&outside, None, 64 * MIB)).err().unwrap().contains("entry point"));
 
