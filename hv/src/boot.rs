@@ -21,7 +21,7 @@ use crate::configure;
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
 use crate::lines::{self, Ports};
-use crate::machine::{MAX_CPUS, Machine, Run, host_cpuid};
+use crate::machine::{MAX_CPUS, Machine, Parts, Run, Shared, host_cpuid};
 use crate::policy::{cpuid, features};
 use crate::ram::GuestRam;
 use crate::services;
@@ -43,7 +43,7 @@ static TABLES: [Frame; TABLE_FRAMES] = [const { Frame::new() }; TABLE_FRAMES];
 static RAM: Once<GuestRam> = Once::new();
 static SVM: Mutex<SvmMemory> = Mutex::new(SvmMemory::new());
 static VMX: Mutex<VmxMemory> = Mutex::new(VmxMemory::new());
-static PC: Once<Mutex<Pc>> = Once::new();
+static SHARED: Once<Shared> = Once::new();
 
 /// Runs the hypervisor on a host that has been set up.
 pub fn run(boot: &'static BootInfo) -> ! {
@@ -221,8 +221,8 @@ fn make<P: Processor + 'static>(
         high_ram,
         debug_exit: configure::debug_exit(options),
     };
-    let pc = MutexGuard::leak(PC.call_once(|| Mutex::new(Pc::new(&config))).lock());
-    let mut machine = Machine::new(vcpu, pc, ram, clock, Backend::new(console), context, allowed, intel);
-    machine.reset();
+    let shared = SHARED.call_once(|| Shared::new(Pc::new(&config), ram, clock, Backend::new(console)));
+    let mut machine = Machine::new(vcpu, 0, shared, &Parts { cpuid: context, allowed, intel });
+    machine.cold().reset_all(false);
     Ok(machine)
 }

@@ -1,58 +1,45 @@
 //! A guest as the rest of the hypervisor sees it: the same on VMX and SVM.
 
-use monovisor_arch::{GuestMemory, SegmentName, Vcpu};
-use monovisor_devices::Pc;
+use monovisor_arch::{GuestMemory, Vcpu};
 use monovisor_host::uart::UartConfig;
 use monovisor_insn as insn;
 use monovisor_loader::{EntryState, apply};
+use monovisor_machine::{Devices, Registers};
 
 use crate::hmp::Snapshot;
 use crate::machine::{Machine, Run, SliceEnd};
 use crate::ram::GuestRam;
 
-/// A guest behind one pointer: the monitor and the services do not care which vendor's processor runs it.
+/// A guest behind one pointer: the monitor and the services do not care which vendor's processors run it.
 ///
-/// Only the way from an exit back to the guest is specialised; one call a slice is nothing to it.
+/// It is reached through its first processor, on which the monitor runs. Only the way from an exit back to the guest is
+/// specialised; one call a slice is nothing to it.
 pub trait Guest {
-    /// Runs until something outside the guest wants the processor.
+    /// Runs the first processor until something outside the guest wants it. The others run by themselves.
     fn slice(&mut self) -> SliceEnd;
     /// Asks for a slice to end at this host TSC.
     fn service_at(&mut self, tsc: Option<u64>);
     /// The physical timer has fired and is no longer set.
     fn timer_fired(&mut self);
-    /// Back to power-up, RAM untouched.
-    fn reset(&mut self);
-    /// Starts the processor at a kernel's entry point.
+    /// Back to power-up, RAM untouched; `running` says whether the guest runs.
+    fn reset(&mut self, running: bool);
+    /// Starts the first processor at a kernel's entry point.
     fn enter(&mut self, entry: &EntryState);
-    /// Lets time pass.
-    fn start_clock(&mut self);
-    /// Stops time.
-    fn stop_clock(&mut self);
-    /// The devices.
-    fn pc(&mut self) -> &mut Pc;
-    /// Moves bytes between the guest's serial port and its back end.
-    fn pump_console(&mut self);
-    /// The host's line that the guest's serial port is wired to.
-    fn console(&self) -> Option<UartConfig>;
+    /// Lets time pass, and all processors run.
+    fn start(&mut self);
+    /// Stops all processors, and time.
+    fn stop(&mut self);
+    /// Works on the devices.
+    fn devices(&mut self, act: &mut dyn FnMut(&mut Devices));
     /// RAM.
     fn ram(&self) -> &'static GuestRam;
-    /// Linear address of the next instruction, and whether the processor waits in HLT.
-    fn cpu(&self, index: usize) -> Option<(u64, bool)>;
-    /// All registers.
-    fn snapshot(&self, index: usize) -> Option<Snapshot>;
-    /// Copies memory by linear address as a debugger does; how many bytes could be read.
-    fn peek(&self, index: usize, address: u64, buffer: &mut [u8]) -> usize;
-    /// Reads an I/O port of the guest's machine.
-    fn port_read(&mut self, port: u16, size: u8) -> u32;
-    /// Writes an I/O port of the guest's machine.
-    fn port_write(&mut self, port: u16, size: u8, value: u32);
-    /// Presses the power button.
-    fn power_button(&mut self);
-    /// Sends an NMI to every processor.
-    fn nmi(&mut self);
+    /// How many processors there are.
+    fn processors(&self) -> usize;
+    /// The registers of a processor; `None` where there is no such processor.
+    fn registers(&self, index: usize) -> Option<Registers>;
 }
 
-impl<V: Vcpu> Guest for Machine<V>
+impl<V: Vcpu + 'static> Guest for Machine<V>
 where
     Machine<V>: Run,
 {
@@ -68,75 +55,107 @@ where
         Machine::timer_fired(self);
     }
 
-    fn reset(&mut self) {
-        Machine::reset(self);
+    fn reset(&mut self, running: bool) {
+        self.cold().reset_all(running);
     }
 
     fn enter(&mut self, entry: &EntryState) {
         apply(entry, &mut self.vcpu);
     }
 
-    fn start_clock(&mut self) {
-        Machine::start_clock(self);
+    fn start(&mut self) {
+        self.cold().start_all();
     }
 
-    fn stop_clock(&mut self) {
-        Machine::stop_clock(self);
+    fn stop(&mut self) {
+        self.cold().stop_all();
     }
 
-    fn pc(&mut self) -> &mut Pc {
-        self.pc
-    }
-
-    fn pump_console(&mut self) {
-        let now = self.now();
-        if self.pc.console_has_output() || self.backend.has_input() {
-            self.pc.console_poll(now, &mut self.backend);
-        }
-    }
-
-    fn console(&self) -> Option<UartConfig> {
-        self.backend.console()
+    fn devices(&mut self, act: &mut dyn FnMut(&mut Devices)) {
+        self.with(act);
     }
 
     fn ram(&self) -> &'static GuestRam {
-        self.ram
+        self.shared().ram()
     }
 
-    fn cpu(&self, index: usize) -> Option<(u64, bool)> {
-        (index == 0).then(|| {
-            let base = self.vcpu.segment(SegmentName::Cs).base;
-            (base.wrapping_add(self.vcpu.rip()), self.halted())
-        })
+    fn processors(&self) -> usize {
+        self.shared().count()
     }
 
-    fn snapshot(&self, index: usize) -> Option<Snapshot> {
-        (index == 0).then(|| {
-            let vcpu = &self.vcpu;
-            Snapshot::take(vcpu, vcpu.debug_registers(), vcpu.extended_state(), self.halted(), false)
-        })
+    fn registers(&self, index: usize) -> Option<Registers> {
+        let machine: &Machine<dyn Vcpu> = self;
+        machine.registers_of(index)
+    }
+}
+
+impl dyn Guest + '_ {
+    /// Moves bytes between the guest's serial port and its back end.
+    pub fn pump_console(&mut self) {
+        self.devices(&mut |devices| {
+            if devices.pc.console_has_output() || devices.backend.has_input() {
+                let now = devices.now();
+                devices.pc.console_poll(now, &mut devices.backend);
+            }
+        });
     }
 
-    fn peek(&self, index: usize, address: u64, buffer: &mut [u8]) -> usize {
-        if index == 0 { insn::peek(&self.vcpu, self.ram, address, buffer) } else { 0 }
+    /// The host's line that the guest's serial port is wired to.
+    pub fn console(&mut self) -> Option<UartConfig> {
+        let mut console = None;
+        self.devices(&mut |devices| console = devices.backend.console());
+        console
     }
 
-    fn port_read(&mut self, port: u16, size: u8) -> u32 {
-        let now = self.now();
-        self.pc.io_read(port, size, now, &mut self.backend)
+    /// The devices have a request.
+    pub fn has_request(&mut self) -> bool {
+        let mut request = false;
+        self.devices(&mut |devices| request = devices.pc.has_request());
+        request
     }
 
-    fn port_write(&mut self, port: u16, size: u8, value: u32) {
-        let now = self.now();
-        self.pc.io_write(port, size, value, now, &mut self.backend);
+    /// Linear address of the next instruction, and whether the processor waits in HLT.
+    pub fn cpu(&self, index: usize) -> Option<(u64, bool)> {
+        self.registers(index).map(|registers| (registers.pc(), registers.halted))
     }
 
-    fn power_button(&mut self) {
-        self.pc.power_button();
+    /// All registers, as the human monitor shows them.
+    pub fn snapshot(&self, index: usize) -> Option<Snapshot> {
+        let registers = self.registers(index)?;
+        Some(Snapshot::take(&registers, registers.debug, &registers.fpu, registers.halted, false))
     }
 
-    fn nmi(&mut self) {
-        self.pc.nmi();
+    /// Copies memory by linear address as a debugger does; how many bytes could be read.
+    pub fn peek(&self, index: usize, address: u64, buffer: &mut [u8]) -> usize {
+        self.registers(index).map_or(0, |registers| insn::peek(&registers, self.ram(), address, buffer))
+    }
+
+    /// Reads an I/O port of the guest's machine.
+    pub fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        let mut value = 0;
+        self.devices(&mut |devices| {
+            let now = devices.now();
+            value = devices.pc.io_read(port, size, now, &mut devices.backend);
+        });
+        value
+    }
+
+    /// Writes an I/O port of the guest's machine.
+    pub fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        self.devices(&mut |devices| {
+            let now = devices.now();
+            devices.pc.io_write(port, size, value, now, &mut devices.backend);
+        });
+    }
+
+    /// Presses the power button.
+    pub fn power_button(&mut self) {
+        self.devices(&mut |devices| devices.pc.power_button());
+    }
+
+    /// Sends an NMI to every processor.
+    pub fn nmi(&mut self) {
+        self.devices(&mut |devices| devices.pc.nmi());
     }
 }
 

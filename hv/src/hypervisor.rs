@@ -2,7 +2,6 @@
 
 use core::fmt::Write;
 
-use monovisor_arch::layout::MAX_VCPUS;
 use monovisor_core::chardev::Chardevs;
 use monovisor_core::schema::run_state::{self, RunState};
 use monovisor_core::{Context, Error};
@@ -78,8 +77,8 @@ pub struct Hypervisor<'g> {
 
 impl<'g> Hypervisor<'g> {
     /// A hypervisor whose guest does not run yet.
-    pub fn new(guest: Option<&'g mut dyn Guest>, launch: Launch, files: Files) -> Self {
-        let console = guest.as_ref().is_some_and(|guest| guest.console().is_some());
+    pub fn new(mut guest: Option<&'g mut dyn Guest>, launch: Launch, files: Files) -> Self {
+        let console = guest.as_mut().is_some_and(|guest| guest.console().is_some());
         let mut hypervisor = Self {
             guest,
             launch,
@@ -122,7 +121,7 @@ impl<'g> Hypervisor<'g> {
         if change == Change::Resumed
             && let Some(guest) = &mut self.guest
         {
-            guest.start_clock();
+            guest.start();
         }
         self.trace_state(change);
         Ok(change)
@@ -130,8 +129,7 @@ impl<'g> Hypervisor<'g> {
 
     /// How many processors the guest has.
     pub(crate) fn processors(&self) -> usize {
-        let Some(guest) = &self.guest else { return 0 };
-        (0..MAX_VCPUS).take_while(|index| guest.cpu(*index).is_some()).count()
+        self.guest.as_ref().map_or(0, |guest| guest.processors())
     }
 
     fn trace_state(&self, change: Change) {
@@ -150,7 +148,7 @@ impl<'g> Hypervisor<'g> {
         if change == Change::Stopped
             && let Some(guest) = &mut self.guest
         {
-            guest.stop_clock();
+            guest.stop();
         }
         self.trace_state(change);
         change
@@ -177,7 +175,7 @@ impl<'g> Hypervisor<'g> {
             trace::record(Point::SystemReset, None, format_args!(""));
         }
         let Some(guest) = &mut self.guest else { return };
-        guest.reset();
+        guest.reset(self.run.running());
         match self.launch.load(*guest) {
             // A guest that was never the one asked for does not become it by a reset.
             Ok(()) if self.launch.is_flawed() => {}

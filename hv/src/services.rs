@@ -116,12 +116,12 @@ impl Services<'_> {
             guest => {
                 timer::set_deadline(service_at);
                 // The human monitor reaches ports while the guest stands.
-                let request = guest.as_mut().is_some_and(|guest| guest.pc().has_request());
+                let request = guest.as_mut().is_some_and(|guest| guest.has_request());
                 if request { SliceEnd::Request } else { SliceEnd::Idle }
             }
         };
         match end {
-            SliceEnd::Service => interrupts::window(),
+            SliceEnd::Service | SliceEnd::Order => interrupts::window(),
             SliceEnd::Idle if busy => interrupts::window(),
             SliceEnd::Idle => interrupts::wait(),
             SliceEnd::Request => self.device_request(),
@@ -212,9 +212,11 @@ impl Services<'_> {
     }
 
     fn device_request(&mut self) {
-        let Some(request) = self.hypervisor.guest.as_mut().and_then(|guest| guest.pc().take_request()) else {
-            return;
-        };
+        let mut request = None;
+        if let Some(guest) = &mut self.hypervisor.guest {
+            guest.devices(&mut |devices| request = devices.take_request());
+        }
+        let Some(request) = request else { return };
         if trace::enabled() {
             trace::record(Point::DeviceRequest, None, format_args!("{}", request_name(&request)));
         }

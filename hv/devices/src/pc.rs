@@ -117,6 +117,7 @@ pub struct Pc {
     pci_lines: u16,
     reset_request: Option<ResetCause>,
     debug_exit: Option<u32>,
+    /// When the devices, other than local APICs, want to be called.
     deadline: Option<u64>,
     /// `deadline` has to be worked out again.
     stale: bool,
@@ -186,10 +187,40 @@ impl Pc {
             if let Some(apic) = self.apics.get_mut(0) {
                 apic.set_lint(0, output);
             }
+            self.call_external();
         }
         while let Some(message) = self.ioapic.take() {
             self.apics.deliver(message);
         }
+    }
+
+    /// Has the processors look that the 8259's interrupts go to.
+    fn call_external(&mut self) {
+        for vcpu in 0..self.apics.count() {
+            if self.pic_output
+                && self.routes_external(vcpu)
+                && let Some(apic) = self.apics.get_mut(vcpu)
+            {
+                apic.call();
+            }
+        }
+    }
+
+    /// Has every processor look.
+    pub fn call_all(&mut self) {
+        for apic in self.apics.iter_mut() {
+            apic.call();
+        }
+    }
+
+    /// The processors that have to look at what they have here since this was last asked, a bit each: an interrupt, a
+    /// request or a deadline of theirs may have changed. Whoever changes the devices asks this before it lets go of
+    /// them, and calls those processors.
+    #[inline]
+    pub fn take_attention(&mut self) -> u32 {
+        let wanted = self.apics.take_attention();
+        let before = self.deadline;
+        if self.stale && self.devices_deadline() != before { wanted | 1 } else { wanted }
     }
 
     /// After an access of `vcpu` to its local APIC: sends its interrupt command and its end of interrupt.
@@ -233,7 +264,7 @@ impl Pc {
     /// Nothing waits for `vcpu`, whatever its task priority.
     #[inline]
     pub fn quiet(&self, vcpu: usize) -> bool {
-        !self.pic_output && self.apics.get(vcpu).is_none_or(|apic| apic.highest_request().is_none())
+        !self.external_for(vcpu) && self.apics.get(vcpu).is_none_or(|apic| apic.highest_request().is_none())
     }
 
     /// `vcpu` takes its interrupt: the acknowledge cycle. With none pending that is a spurious vector.
@@ -266,11 +297,15 @@ impl Pc {
         }
     }
 
+    /// [`Pc::take_cpu_request`] has something.
+    #[inline]
+    pub fn has_cpu_request(&self, vcpu: usize) -> bool {
+        self.apics.get(vcpu).is_some_and(LocalApic::has_cpu_request)
+    }
+
     /// The next INIT or start-up for `vcpu`.
     pub fn take_cpu_request(&mut self, vcpu: usize) -> Option<CpuRequest> {
-        let request = self.apics.get_mut(vcpu)?.take_cpu_request();
-        self.stale |= request.is_some();
-        request
+        self.apics.get_mut(vcpu)?.take_cpu_request()
     }
 
     /// CR8 of `vcpu`.
@@ -315,10 +350,7 @@ impl Pc {
         value: u64,
         now: u64,
     ) -> Result<(), GeneralProtection> {
-        let apic = self.apics.get_mut(vcpu).ok_or(GeneralProtection)?;
-        let before = apic.deadline();
-        apic.write_msr(index, value, now)?;
-        self.stale |= apic.deadline() != before;
+        self.apics.get_mut(vcpu).ok_or(GeneralProtection)?.write_msr(index, value, now)?;
         self.settle_apic(vcpu);
         Ok(())
     }
@@ -328,15 +360,27 @@ impl Pc {
     pub fn set_tsc_offset(&mut self, vcpu: usize, offset: u64, now: u64) {
         if let Some(apic) = self.apics.get_mut(vcpu) {
             apic.set_tsc_offset(offset, now);
-            self.stale = true;
         }
     }
 
     // Time.
 
-    /// The earliest moment of the virtual clock at which [`Pc::advance`] wants to be called.
+    /// What the ACPI PM timer reads, from the virtual clock alone: no device changes by it.
     #[inline]
-    pub fn deadline(&mut self) -> Option<u64> {
+    pub fn pm_timer(now: u64) -> u32 {
+        Acpi::timer(now)
+    }
+
+    /// The earliest moment of the virtual clock at which `vcpu` is to call [`Pc::advance`]. The first processor serves
+    /// the devices, and each one its own local APIC.
+    #[inline]
+    pub fn deadline(&mut self, vcpu: usize) -> Option<u64> {
+        let own = self.apics.get(vcpu).and_then(LocalApic::deadline);
+        if vcpu == 0 { earlier(self.devices_deadline(), own) } else { own }
+    }
+
+    #[inline]
+    fn devices_deadline(&mut self) -> Option<u64> {
         if self.stale {
             self.stale = false;
             // While the HPET has their interrupts, 8254 and RTC have nothing to be called for.
@@ -345,23 +389,23 @@ impl Pc {
             self.deadline = [pit, rtc, self.hpet.deadline(), self.acpi.deadline(), self.uart.deadline()]
                 .into_iter()
                 .chain(self.functions.iter().map(|function| function.deadline()))
-                .fold(self.apics.deadline(), earlier);
+                .fold(None, earlier);
         }
         self.deadline
     }
 
-    /// Fires what is due.
+    /// Fires what is due, of what `vcpu` serves.
     #[inline]
-    pub fn advance(&mut self, now: u64) {
-        if self.deadline().is_some_and(|deadline| deadline <= now) {
+    pub fn advance(&mut self, vcpu: usize, now: u64) {
+        if let Some(apic) = self.apics.get_mut(vcpu) {
+            apic.advance(now);
+        }
+        if vcpu == 0 && self.devices_deadline().is_some_and(|deadline| deadline <= now) {
             self.fire(now);
         }
     }
 
     fn fire(&mut self, now: u64) {
-        for apic in self.apics.iter_mut() {
-            apic.advance(now);
-        }
         self.advance_pit(now);
         self.rtc.advance(now);
         self.settle_rtc();

@@ -18,6 +18,8 @@ pub(crate) enum Register {
     TaskPriority = 0x08,
     Eoi = 0x0b,
     Spurious = 0x0f,
+    Command = 0x30,
+    CommandHigh = 0x31,
     LvtTimer = 0x32,
     LvtThermal = 0x33,
     LvtPerformance = 0x34,
@@ -28,6 +30,17 @@ pub(crate) enum Register {
     CurrentCount = 0x39,
     DivideConfiguration = 0x3e,
 }
+
+/// Interrupt command: delivery modes with the level bit set (SDM vol. 3, 11.6.1).
+pub(crate) const FIXED: u32 = 1 << 14;
+#[allow(dead_code)]
+pub(crate) const INIT: u32 = 5 << 8 | 1 << 14;
+#[allow(dead_code)]
+pub(crate) const START_UP: u32 = 6 << 8 | 1 << 14;
+/// Interrupt command bit 12, xAPIC only: the last one has not been sent yet.
+const SEND_PENDING: u32 = 1 << 12;
+/// Polls of that bit before the bus is taken for dead.
+const SEND_POLLS: u32 = 100_000;
 
 /// LVT bit 16: masked.
 pub(crate) const MASKED: u32 = 1 << 16;
@@ -109,6 +122,30 @@ pub(crate) fn present() -> bool {
 /// Ends the interrupt in service.
 pub(crate) fn end_of_interrupt() {
     write(Register::Eoi, 0);
+}
+
+/// Sends an interrupt command to the processor whose local APIC has the identifier `id`.
+pub(crate) fn send(id: u32, command: u32) {
+    match MODE.load(Ordering::Relaxed) {
+        XAPIC => {
+            let _ = (0..SEND_POLLS).find(|_| read(Register::Command) & SEND_PENDING == 0);
+            write(Register::CommandHigh, id << 24);
+            write(Register::Command, command);
+        }
+        X2APIC => {
+            // A WRMSR to an x2APIC register does not wait for stores before it (SDM vol. 3, 11.12.3): what the other
+            // processor is to see goes first.
+            // SAFETY: fences only order.
+            unsafe {
+                core::arch::x86_64::_mm_mfence();
+                core::arch::x86_64::_mm_lfence();
+            }
+            // SAFETY: in x2APIC mode this MSR is the whole interrupt command register. What is sent are the host's own
+            // vectors, which each processor's IDT takes, or the start-up of a processor.
+            unsafe { Msr::new(0x830).write(u64::from(id) << 32 | u64::from(command)) };
+        }
+        _ => {}
+    }
 }
 
 /// Identifier of this processor's local APIC.

@@ -55,6 +55,8 @@ impl Sources {
     }
 }
 
+/// Local APIC identifier of each processor.
+static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 static PENDING: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 static SPURIOUS_COUNT: AtomicU64 = AtomicU64::new(0);
 
@@ -148,10 +150,31 @@ fn ioapic_write(ioapic: &IoApic, register: u32, value: u32) {
     }
 }
 
-/// Notes sources for this processor's next [`take`].
+/// Notes sources for this processor's next [`take`]. Lines are served by the first processor: it is called where another
+/// one has found that there is something.
 pub(crate) fn note(sources: Sources) {
-    if let Some(pending) = PENDING.get(cpu_index()) {
+    let cpu = cpu_index();
+    let target = if sources.intersects(Sources::UART0 | Sources::UART1) { 0 } else { cpu };
+    if let Some(pending) = PENDING.get(target) {
         pending.fetch_or(sources.bits(), Ordering::Relaxed);
+    }
+    if target != cpu {
+        kick(target);
+    }
+}
+
+/// The processor of this index has the local APIC `id`.
+#[allow(dead_code)]
+pub(crate) fn set_apic_id(index: usize, id: u32) {
+    if let Some(entry) = APIC_IDS.get(index) {
+        entry.store(id, Ordering::Relaxed);
+    }
+}
+
+/// Interrupts another processor: it leaves its guest, or wakes from [`wait`].
+pub fn kick(index: usize) {
+    if let Some(id) = APIC_IDS.get(index) {
+        apic::send(id.load(Ordering::Relaxed), apic::FIXED | u32::from(IPI));
     }
 }
 
@@ -222,6 +245,14 @@ pub fn take() -> Sources {
             pending.swap(0, Ordering::Relaxed)
         })
     })
+}
+
+/// Sources noted and not yet taken, on this processor.
+#[inline]
+pub fn noted() -> Sources {
+    PENDING
+        .get(cpu_index())
+        .map_or(Sources::empty(), |pending| Sources::from_bits_truncate(pending.load(Ordering::Relaxed)))
 }
 
 /// Halts until an interrupt has been taken, or returns at once where a source is noted already. None is missed: STI

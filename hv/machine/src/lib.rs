@@ -1,11 +1,12 @@
-//! One guest: its processor, RAM, devices and time, and the loop that runs it.
+//! One guest: its processors, RAM, devices and time, and the loop that runs it.
 //!
 //! This is where a guest waits for its hypervisor, so the package is built for speed; the monitor side in `monovisor-hv`,
 //! where a serial line waits, is built for size.
 //!
 //! | module | job |
 //! |---|---|
-//! | `machine` | exits, interrupts, MSRs, emulation, the loop |
+//! | `machine` | one processor: exits, interrupts, MSRs, emulation, the loop |
+//! | `shared`, `registers` | what the processors share, and how they call each other |
 //! | `policy` | CPUID, MSRs and control bits that a guest has |
 //! | `clock`, `ram`, `backend` | time, memory, and what the devices are connected to |
 //! | `trace` | the tracepoints |
@@ -17,6 +18,10 @@ pub mod clock;
 mod machine;
 pub mod policy;
 pub mod ram;
+pub mod registers;
+pub mod shared;
 pub mod trace;
 
-pub use machine::{HAS_HPET, HAS_I8042, Halt, MAX_CPUS, Machine, Run, SliceEnd, host_cpuid};
+pub use machine::{HAS_HPET, HAS_I8042, Halt, MAX_CPUS, Machine, Parts, Run, SliceEnd, host_cpuid};
+pub use registers::Registers;
+pub use shared::{Devices, Order, Shared};

@@ -1,27 +1,29 @@
-//! One guest: its processor, RAM, devices and clock, and the loop that runs it.
+//! One virtual processor of a guest, and the loop that runs it.
 //!
-//! [`Run::slice`] runs the guest until something outside it wants the processor: a physical interrupt, the
-//! guest's HLT, or its end. Exits that the machine can serve itself never leave the slice.
+//! [`Run::slice`] runs the guest until something outside it wants the processor: a physical interrupt, the guest's HLT, or
+//! its end. Exits that the machine can serve itself never leave the slice. There is one [`Machine`] for each physical
+//! processor that carries a virtual one; what they share is in [`Shared`].
 
 mod emulation;
 mod exits;
+mod first;
 mod msrs;
+mod secondary;
 
 pub use exits::host_cpuid;
-use monovisor_arch::{EntryFailure, Event, Exit, Gpr, Vcpu};
+use monovisor_arch::{EntryFailure, Event, Exit, Gpr, Segment, SegmentName, Vcpu};
 use monovisor_cpu::control::Allowed;
 use monovisor_cpu::svm::Svm;
 use monovisor_cpu::vmx::Vmx;
-use monovisor_devices::Pc;
-use monovisor_devices::apic::LocalApic;
-use monovisor_devices::kvmclock::KvmClock;
-use monovisor_host::timer;
+use monovisor_devices::apic::{CpuRequest, LocalApic};
+use monovisor_host::{interrupts, timer};
 
-use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::policy::cpuid;
 use crate::policy::msr::Msrs;
 use crate::ram::GuestRam;
+use crate::registers::Registers;
+use crate::shared::{Devices, Shared, attention};
 use crate::trace;
 
 /// Why a guest cannot go on.
@@ -73,8 +75,21 @@ pub enum SliceEnd {
     Idle,
     /// `Pc::take_request` has something.
     Request,
+    /// The first processor has given an order.
+    Order,
     /// The guest cannot go on.
     Stop(Halt),
+}
+
+/// What a processor does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activity {
+    /// It runs the guest's instructions.
+    Running,
+    /// It is in HLT until an interrupt comes.
+    Halted,
+    /// It waits for a start-up message.
+    WaitForStartUp,
 }
 
 /// Exits that one slice serves before the host's services are looked at, so that no guest can keep them out even if
@@ -88,10 +103,7 @@ pub const HAS_I8042: bool = true;
 pub const HAS_HPET: bool = true;
 
 /// Most virtual processors.
-pub const MAX_CPUS: u8 = 1;
-
-/// The only virtual processor there is, so far.
-const VCPU: usize = 0;
+pub const MAX_CPUS: u8 = monovisor_arch::layout::MAX_VCPUS as u8;
 
 /// Runs a guest. Implemented for each vendor's machine, and not for all at once, so that the loop is compiled here, with
 /// this package's settings.
@@ -112,26 +124,35 @@ impl Run for Machine<Vmx> {
     }
 }
 
-/// One guest.
+/// What a processor is made with, besides its hardware.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// What its CPUID depends on.
+    pub cpuid: cpuid::Context,
+    /// Control-register bits that it has.
+    pub allowed: Allowed,
+    /// The host has Intel's processors.
+    pub intel: bool,
+}
+
+/// One virtual processor of a guest.
 ///
-/// The processor is the last field, so that a machine of either vendor is also a `Machine<dyn Vcpu>`: what is rare is
-/// compiled once, for that.
+/// The hardware's part is the last field, so that a machine of either vendor is also a `Machine<dyn Vcpu>`: what is rare
+/// is compiled once, for that.
 pub struct Machine<V: ?Sized> {
-    /// Devices and interrupt controllers.
-    pub pc: &'static mut Pc,
-    /// Guest RAM.
-    pub ram: &'static GuestRam,
-    /// The guest's time.
-    pub clock: Clock,
-    /// Back ends of the devices.
-    pub backend: Backend,
+    /// Which processor this is: index of the virtual one, and of the physical one that carries it.
+    index: usize,
+    shared: &'static Shared,
+    ram: &'static GuestRam,
+    /// The guest's time, as it is as long as this processor runs.
+    clock: Clock,
     msrs: Msrs,
     cpuid: cpuid::Context,
     allowed: Allowed,
     intel: bool,
-    kvm_clock: KvmClock,
-    /// In HLT until an interrupt comes.
-    halted: bool,
+    activity: Activity,
+    /// Look at the devices before the next entry.
+    look: bool,
     /// An interrupt or priority window has been asked for.
     window: bool,
     /// What a guest added to its TSC by writing it.
@@ -140,36 +161,25 @@ pub struct Machine<V: ?Sized> {
     armed: Option<(Option<u64>, Option<u64>)>,
     /// Host TSC at which the services want to run again.
     service_at: Option<u64>,
-    /// The processor.
+    /// The processor's hardware.
     pub vcpu: V,
 }
 
 impl<V: Vcpu + 'static> Machine<V> {
-    /// A machine with a processor just powered up. `intel` says whose processor the host has.
-    #[allow(clippy::too_many_arguments, reason = "each is a part of the machine, named where it is made")]
-    pub fn new(
-        vcpu: V,
-        pc: &'static mut Pc,
-        ram: &'static GuestRam,
-        clock: Clock,
-        backend: Backend,
-        cpuid: cpuid::Context,
-        allowed: Allowed,
-        intel: bool,
-    ) -> Self {
-        let kvm_clock = KvmClock::new(clock.tsc_hz());
+    /// Processor `index` of a guest, just powered up; to be made on the physical processor of that index.
+    pub fn new(vcpu: V, index: usize, shared: &'static Shared, parts: &Parts) -> Self {
         Self {
             vcpu,
-            pc,
-            ram,
-            clock,
-            backend,
-            msrs: Msrs::new(intel),
-            cpuid,
-            allowed,
-            intel,
-            kvm_clock,
-            halted: false,
+            index,
+            shared,
+            ram: shared.ram(),
+            clock: shared.with(index, |devices| devices.clock.clone()),
+            msrs: Msrs::new(parts.intel),
+            cpuid: cpuid::Context { apic_id: monovisor_arch::layout::apic_id(index as u8), ..parts.cpuid },
+            allowed: parts.allowed,
+            intel: parts.intel,
+            activity: if index == 0 { Activity::Running } else { Activity::WaitForStartUp },
+            look: true,
             window: false,
             tsc_adjust: 0,
             armed: None,
@@ -178,15 +188,13 @@ impl<V: Vcpu + 'static> Machine<V> {
     }
 
     fn run_slice(&mut self) -> SliceEnd {
-        let now = self.now();
-        self.pc.advance(now);
-        if self.pc.has_request() {
-            return SliceEnd::Request;
-        }
         for _ in 0..SLICE_EXITS {
-            self.deliver();
-            self.arm_timer();
-            if self.halted {
+            if (self.look || self.window || self.shared.wants(self.index))
+                && let Some(end) = self.cold().look()
+            {
+                return end;
+            }
+            if self.activity != Activity::Running {
                 return SliceEnd::Idle;
             }
             let exit = self.vcpu.run();
@@ -204,33 +212,51 @@ impl<V: Vcpu + 'static> Machine<V> {
     }
 
     /// The machine for what is rare: one copy of the code, for both vendors.
-    fn cold(&mut self) -> &mut Machine<dyn Vcpu> {
+    pub fn cold(&mut self) -> &mut Machine<dyn Vcpu> {
         self
     }
 }
 
 impl<V: Vcpu + ?Sized> Machine<V> {
-    /// Back to power-up: processor, devices, MSRs. RAM and clock stay, as on a PC.
+    /// Which processor this is.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What the processors share.
+    pub fn shared(&self) -> &'static Shared {
+        self.shared
+    }
+
+    /// Works on the devices, and calls the processors for which something changes by it.
+    #[inline]
+    pub fn with<R>(&self, act: impl FnOnce(&mut Devices) -> R) -> R {
+        self.shared.with(self.index, act)
+    }
+
+    /// This processor back to power-up.
     pub fn reset(&mut self) {
-        let now = self.now();
         self.vcpu.reset();
-        self.pc.reset(now);
         self.msrs = Msrs::new(self.intel);
-        self.kvm_clock.reset();
-        self.halted = false;
+        self.activity = if self.index == 0 { Activity::Running } else { Activity::WaitForStartUp };
         self.window = false;
+        self.look = true;
         self.tsc_adjust = 0;
         self.update_tsc_offset();
     }
 
     /// Asks for a slice to end at this host TSC.
     pub fn set_service(&mut self, tsc: Option<u64>) {
-        self.service_at = tsc;
+        if self.service_at != tsc {
+            self.service_at = tsc;
+            self.look = true;
+        }
     }
 
-    /// The physical timer has fired: it is not set any more.
+    /// The physical timer has fired, or has been set by others: it is to be set anew.
     pub fn timer_fired(&mut self) {
         self.armed = None;
+        self.look = true;
     }
 
     /// Virtual time in nanoseconds.
@@ -244,82 +270,130 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         self.clock.guest_tsc(timer::now_tsc()).wrapping_add(self.tsc_adjust)
     }
 
-    /// The processor waits in HLT.
+    /// The processor waits, in HLT or for a start-up.
     pub fn halted(&self) -> bool {
-        self.halted
+        self.activity != Activity::Running
     }
 
-    /// Lets the guest's time pass from now on.
-    pub fn start_clock(&mut self) {
-        self.clock.start(timer::now_tsc());
-        self.armed = None;
-        self.update_tsc_offset();
-        self.update_wall_clock();
-        let now = self.now();
-        self.kvm_clock.resume(now, self.ram);
+    /// Goes on by the clock as it is now.
+    pub fn follow_clock(&mut self) {
+        self.clock = self.with(|devices| devices.clock.clone());
+        self.timer_fired();
+        self.load_tsc_offset();
     }
 
-    /// Stops the guest's time.
-    pub fn stop_clock(&mut self) {
-        self.clock.stop(timer::now_tsc());
-        self.armed = None;
+    fn load_tsc_offset(&mut self) {
+        self.vcpu.set_tsc_offset(self.clock.offset().wrapping_add(self.tsc_adjust));
     }
 
     fn update_tsc_offset(&mut self) {
-        let now = self.now();
-        self.vcpu.set_tsc_offset(self.clock.offset().wrapping_add(self.tsc_adjust));
-        self.pc.set_tsc_offset(VCPU, self.tsc_adjust, now);
-        self.kvm_clock.set_tsc_offset(VCPU, self.tsc_adjust, now, self.ram);
-    }
-
-    /// The guest's RTC goes on with the rig's time.
-    fn update_wall_clock(&mut self) {
-        let wall = self.backend.wall_clock_us().saturating_mul(1000);
-        let now = self.now();
-        self.pc.set_wall_clock(wall.cast_signed(), now);
-        self.kvm_clock.set_wall_clock(wall.cast_signed(), now);
+        self.load_tsc_offset();
+        let (index, ram, adjust) = (self.index, self.ram, self.tsc_adjust);
+        self.with(|devices| {
+            let now = devices.now();
+            devices.pc.set_tsc_offset(index, adjust, now);
+            devices.kvm_clock.set_tsc_offset(index, adjust, now, ram);
+        });
     }
 
     #[cold]
     fn trace_exit(&self, exit: &Exit) {
         let vcpu = &self.vcpu;
-        trace::exit(VCPU, exit, vcpu.rip(), vcpu.gpr(Gpr::Rax), vcpu.gpr(Gpr::Rcx), vcpu.gpr(Gpr::Rdx));
+        trace::exit(self.index, exit, vcpu.rip(), vcpu.gpr(Gpr::Rax), vcpu.gpr(Gpr::Rcx), vcpu.gpr(Gpr::Rdx));
     }
 
     /// Queues an event for the processor.
     #[inline]
     fn inject(&mut self, event: Event) {
         if trace::enabled() {
-            trace::inject(VCPU, &event);
+            trace::inject(self.index, &event);
         }
         self.vcpu.inject(event);
     }
 
-    /// Looks for a request of the devices after a guest's access to them.
-    #[inline]
-    fn after_device(&mut self) -> Step {
-        if self.pc.has_request() { Step::Request } else { Step::Continue }
+    /// Looks at all that may have changed for this processor.
+    fn look(&mut self) -> Option<SliceEnd> {
+        let wanted = self.shared.take_attention(self.index);
+        self.look = false;
+        if wanted & attention::FLUSH != 0 {
+            self.vcpu.flush_tlb();
+        }
+        if wanted & attention::ORDER != 0 {
+            self.look = true;
+            return Some(SliceEnd::Order);
+        }
+        if wanted & attention::HALT != 0
+            && let Some(halt) = self.shared.take_halt()
+        {
+            self.look = true;
+            return Some(SliceEnd::Stop(halt));
+        }
+        let shared = self.shared;
+        let (deadline, request) = shared.with_look(self.index, |devices| {
+            let now = devices.now();
+            devices.pc.advance(self.index, now);
+            self.deliver(devices);
+            (devices.pc.deadline(self.index), self.index == 0 && devices.pc.has_request())
+        });
+        if request {
+            self.look = true;
+            return Some(SliceEnd::Request);
+        }
+        let wanted = (deadline, self.service_at);
+        if self.armed != Some(wanted) {
+            self.set_timer(wanted);
+        }
+        None
     }
 
     /// Queues what the interrupt controllers have for the processor, or asks to be told when it can take it.
-    #[inline]
-    fn deliver(&mut self) {
-        if self.pc.nmi_pending(VCPU) {
+    fn deliver(&mut self, devices: &mut Devices) {
+        let pc = &mut devices.pc;
+        while let Some(request) = pc.take_cpu_request(self.index) {
+            self.carry_out(request);
+        }
+        // Until it is started, a processor takes no interrupt, not even an NMI (SDM vol. 3, 9.4.3).
+        if self.activity == Activity::WaitForStartUp {
+            return;
+        }
+        if pc.nmi_pending(self.index) {
             if self.vcpu.nmi_ready() {
-                self.pc.acknowledge_nmi(VCPU);
-                self.halted = false;
+                pc.acknowledge_nmi(self.index);
+                self.activity = Activity::Running;
                 self.inject(Event::nmi());
             }
-            let waiting = self.pc.nmi_pending(VCPU);
-            self.vcpu.set_nmi_window(waiting);
+            self.vcpu.set_nmi_window(pc.nmi_pending(self.index));
         }
-        if self.pc.quiet(VCPU) {
+        if pc.quiet(self.index) {
             if self.window {
                 self.close_window();
             }
             return;
         }
-        self.deliver_interrupt();
+        self.deliver_interrupt(devices);
+    }
+
+    /// INIT or a start-up (SDM vol. 3, 9.4.4).
+    fn carry_out(&mut self, request: CpuRequest) {
+        match request {
+            CpuRequest::Init => {
+                self.vcpu.reset();
+                self.window = false;
+                self.load_tsc_offset();
+                // The bootstrap processor goes to the reset vector at once.
+                self.activity = if self.index == 0 { Activity::Running } else { Activity::WaitForStartUp };
+            }
+            CpuRequest::StartUp(page) => {
+                if self.activity != Activity::WaitForStartUp {
+                    return;
+                }
+                let (selector, base) = (u16::from(page) << 8, u64::from(page) << 12);
+                self.vcpu
+                    .set_segment(SegmentName::Cs, Segment { selector, base, limit: 0xffff, access: 0x9b });
+                self.vcpu.set_rip(0);
+                self.activity = Activity::Running;
+            }
+        }
     }
 
     fn close_window(&mut self) {
@@ -328,17 +402,18 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         self.vcpu.set_tpr_threshold(0);
     }
 
-    fn deliver_interrupt(&mut self) {
-        self.load_task_priority();
-        if self.pc.interrupt_for(VCPU).is_some() && self.vcpu.interrupt_ready() {
-            let vector = self.pc.acknowledge(VCPU);
-            self.halted = false;
+    fn deliver_interrupt(&mut self, devices: &mut Devices) {
+        self.load_task_priority(devices);
+        let pc = &mut devices.pc;
+        if pc.interrupt_for(self.index).is_some() && self.vcpu.interrupt_ready() {
+            let vector = pc.acknowledge(self.index);
+            self.activity = Activity::Running;
             self.inject(Event::interrupt(vector));
         }
-        let waiting = self.pc.interrupt_for(VCPU).is_some();
+        let waiting = pc.interrupt_for(self.index).is_some();
         self.vcpu.set_interrupt_window(waiting);
         // What only the task priority holds back is looked at again when that falls.
-        let class = match self.pc.local_apic(VCPU).and_then(LocalApic::highest_request) {
+        let class = match pc.local_apic(self.index).and_then(LocalApic::highest_request) {
             Some(vector) if !waiting => (vector >> 4).min(self.vcpu.tpr() >> 4),
             _ => 0,
         };
@@ -347,27 +422,18 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     }
 
     /// The local APIC's task priority follows the guest's CR8, which it changes without an exit.
-    pub(self) fn load_task_priority(&mut self) {
-        self.pc.set_cr8(VCPU, self.vcpu.tpr() >> 4);
+    fn load_task_priority(&mut self, devices: &mut Devices) {
+        devices.pc.set_cr8(self.index, self.vcpu.tpr() >> 4);
     }
 
     /// CR8 follows the local APIC's task priority, after an access to its registers.
-    pub(self) fn store_task_priority(&mut self) {
-        let cr8 = self.pc.cr8(VCPU);
+    fn store_task_priority(&mut self, cr8: u8) {
         if self.vcpu.tpr() >> 4 != cr8 {
             self.vcpu.set_tpr(cr8 << 4);
         }
     }
 
     /// Sets the physical timer to the next thing that has its time.
-    #[inline]
-    fn arm_timer(&mut self) {
-        let wanted = (self.pc.deadline(), self.service_at);
-        if self.armed != Some(wanted) {
-            self.set_timer(wanted);
-        }
-    }
-
     fn set_timer(&mut self, wanted: (Option<u64>, Option<u64>)) {
         self.armed = Some(wanted);
         let device = wanted.0.map(|deadline| self.clock.host_tsc_at(deadline));
@@ -375,5 +441,29 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             (Some(device), Some(service)) => Some(device.min(service)),
             (device, service) => device.or(service),
         });
+    }
+
+    /// A physical interrupt has ended the guest's run: takes it. What only this processor's guest is called by, its timer
+    /// and other processors, needs no service.
+    fn host_interrupt(&mut self) -> Step {
+        interrupts::window();
+        let sources = interrupts::noted();
+        if !(interrupts::Sources::TIMER | interrupts::Sources::IPI).contains(sources) {
+            return Step::Service;
+        }
+        if interrupts::take().contains(interrupts::Sources::TIMER) {
+            self.timer_fired();
+            if self.service_at.is_some_and(|at| timer::now_tsc() >= at) {
+                return Step::Service;
+            }
+        }
+        Step::Continue
+    }
+}
+
+impl Machine<dyn Vcpu> {
+    /// The registers as they are now.
+    pub fn take_registers(&self, registers: &mut Registers) {
+        registers.take(&self.vcpu, self.halted());
     }
 }

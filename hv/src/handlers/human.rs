@@ -26,7 +26,7 @@ impl Human for Hypervisor<'_> {
             // As in QEMU 2.8, what `cpu` set does not count here: each command starts at the first processor.
             None => 0,
             Some(index) => match usize::try_from(index) {
-                Ok(index) if self.guest.as_ref().is_some_and(|guest| guest.cpu(index).is_some()) => index,
+                Ok(index) if index < self.processors() => index,
                 _ => return Err(nb::Error::Other(Error::expects("cpu-index", "a CPU number"))),
             },
         };
@@ -121,7 +121,7 @@ impl Target for View<'_, '_, '_> {
 
     fn set_default_cpu(&mut self, index: i64) -> bool {
         match usize::try_from(index) {
-            Ok(index) if self.cpu(index).is_some() => {
+            Ok(index) if index < self.hypervisor.processors() => {
                 self.cx.cpu = index;
                 true
             }

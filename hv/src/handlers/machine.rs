@@ -119,7 +119,8 @@ impl Machine for Hypervisor<'_> {
 
     fn query_pci(&mut self, index: usize, _: &mut Context<'_>) -> Element<PciInfo<'_>> {
         let Some(guest) = self.guest.as_mut().filter(|_| index == 0) else { return Ok(None) };
-        self.pci.fill(guest.pc());
+        let functions = &mut *self.pci;
+        guest.devices(&mut |devices| functions.fill(&devices.pc));
         Ok(Some(PciInfo { bus: 0, devices: List::From(&*self.pci) }))
     }
 }
@@ -143,7 +144,7 @@ impl Cpus for Hypervisor<'_> {
 
     fn cpu(&mut self, arguments: CpuArgs, cx: &mut Context<'_>) -> Poll<()> {
         match usize::try_from(arguments.index) {
-            Ok(index) if self.guest.as_ref().is_some_and(|guest| guest.cpu(index).is_some()) => {
+            Ok(index) if index < self.processors() => {
                 cx.cpu = index;
                 Ok(())
             }

@@ -123,7 +123,7 @@ impl Memory for Hypervisor<'_> {
         let cpu = match arguments.cpu_index {
             None => 0,
             Some(index) => match usize::try_from(index) {
-                Ok(index) if self.guest.as_ref().is_some_and(|guest| guest.cpu(index).is_some()) => index,
+                Ok(index) if index < self.processors() => index,
                 _ => return Err(nb::Error::Other(Error::expects("cpu-index", "a CPU number"))),
             },
         };

@@ -37,7 +37,10 @@ impl Hypervisor<'_> {
         let (kernel, initrd) = (options.kernel.unwrap_or_default(), options.initrd.unwrap_or_default());
         let append = options.append;
         let processors = self.processors() as u8;
-        let config = self.guest.as_mut().map(|guest| *guest.pc().config());
+        let mut config = None;
+        if let Some(guest) = &mut self.guest {
+            guest.devices(&mut |devices| config = Some(*devices.pc.config()));
+        }
         Tree::new(&Machine {
             kernel,
             initrd,

@@ -183,6 +183,8 @@ pub struct LocalApic {
     command: Option<Message>,
     command_shorthand: u8,
     ended: Option<u8>,
+    /// Something has changed that the processor has to look at.
+    attention: bool,
 }
 
 impl LocalApic {
@@ -221,6 +223,7 @@ impl LocalApic {
             command: None,
             command_shorthand: 0,
             ended: None,
+            attention: false,
         }
     }
 
@@ -253,6 +256,7 @@ impl LocalApic {
             // The bootstrap processor starts by itself (SDM vol. 3, 9.4.3).
             waits_for_start_up: !self.bootstrap,
             init: true,
+            attention: true,
             ..fresh
         };
     }
@@ -315,6 +319,7 @@ impl LocalApic {
 
     /// Takes a message that matched.
     pub fn accept(&mut self, delivery: Delivery, vector: u8, level: bool) {
+        self.attention = true;
         match delivery {
             Delivery::Fixed | Delivery::LowestPriority => self.accept_vector(vector, level),
             Delivery::Nmi => self.nmi = true,
@@ -336,6 +341,7 @@ impl LocalApic {
         if !self.software_enabled() {
             return;
         }
+        self.attention = true;
         self.requests.insert(vector);
         if level {
             self.trigger_level.insert(vector);
@@ -420,6 +426,18 @@ impl LocalApic {
         self.ended.take()
     }
 
+    /// Has the processor look at its interrupts.
+    #[inline]
+    pub fn call(&mut self) {
+        self.attention = true;
+    }
+
+    /// Whether the processor has to look at its interrupts, requests or deadline, since this was last asked.
+    #[inline]
+    pub fn take_attention(&mut self) -> bool {
+        core::mem::take(&mut self.attention)
+    }
+
     /// The interrupt command to deliver, with its shorthand (SDM vol. 3, 11.6.1: 0 none, 1 self, 2 all, 3 others).
     #[inline]
     pub fn take_command(&mut self) -> Option<(Message, u8)> {
@@ -481,6 +499,7 @@ impl LocalApic {
         }
         if !self.enabled() {
             self.nmi |= pin == 1 && high;
+            self.attention = true;
             return;
         }
         let entry = self.lvt[Lvt::Lint0 as usize + pin];
@@ -575,6 +594,7 @@ impl LocalApic {
     /// The guest has moved its TSC (IA32_TSC, IA32_TSC_ADJUST): `offset` is its distance from the virtual clock.
     pub fn set_tsc_offset(&mut self, offset: u64, now: u64) {
         self.tsc_offset = offset;
+        self.attention = true;
         if self.tsc_deadline != 0 {
             self.arm_tsc_deadline(now);
         }

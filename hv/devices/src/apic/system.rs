@@ -2,7 +2,6 @@
 
 use super::local::LocalApic;
 use super::{Delivery, Message};
-use crate::clock;
 use monovisor_arch::layout::MAX_VCPUS;
 
 /// All local APICs.
@@ -71,6 +70,8 @@ impl LocalApics {
     #[inline]
     pub fn settle(&mut self, vcpu: usize) -> Option<u8> {
         let apic = self.get_mut(vcpu)?;
+        // Its priorities or its timer may have changed.
+        apic.call();
         let x2apic = apic.x2apic();
         let ended = apic.take_ended();
         if let Some((message, shorthand)) = apic.take_command() {
@@ -123,8 +124,13 @@ impl LocalApics {
         }
     }
 
-    /// When the first timer fires.
-    pub fn deadline(&self) -> Option<u64> {
-        self.iter().fold(None, |first, apic| clock::earlier(first, apic.deadline()))
+    /// The processors that have to look at their interrupts since this was last asked, a bit each.
+    #[inline]
+    pub fn take_attention(&mut self) -> u32 {
+        let mut wanted = 0;
+        for (index, apic) in self.iter_mut().enumerate() {
+            wanted |= u32::from(apic.take_attention()) << index;
+        }
+        wanted
     }
 }

@@ -31,15 +31,14 @@ impl Pc {
         if let Some(apic) = self.apics.get_mut(vcpu)
             && apic.page() == Some(page)
         {
-            let before = apic.deadline();
             apic.write_page(address & (PAGE - 1), size, value, now);
-            self.stale |= apic.deadline() != before;
             self.settle_apic(vcpu);
             return true;
         }
         if page == IOAPIC_BASE {
             self.ioapic.write(address & (PAGE - 1), value as u32);
             self.settle();
+            self.call_external();
             return true;
         }
         if page == HPET_BASE {

@@ -59,9 +59,9 @@ impl Rig {
     }
     /// Moves on to the next deadline.
     fn sleep(&mut self) -> u64 {
-        let deadline = self.pc.deadline().expect("something is due");
+        let deadline = self.pc.deadline(0).expect("something is due");
         self.now = self.now.max(deadline);
-        self.pc.advance(self.now);
+        self.pc.advance(0, self.now);
         self.now
     }
 }
@@ -105,7 +105,7 @@ fn the_timer_reaches_the_processor_through_the_io_apic() {
     assert_eq!(rig.pc.acknowledge(0), 0x31);
     assert_eq!(rig.pc.interrupt_for(0), None);
     rig.apic_write(0xb0, 0);
-    assert_eq!(rig.pc.deadline(), None);
+    assert_eq!(rig.pc.deadline(0), None);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn the_hpet_takes_the_place_of_the_timer() {
     write(&mut rig, 0x100, 0x14c);
     write(&mut rig, 0x108, 100_000);
     write(&mut rig, 0x10, 3);
-    assert_eq!(rig.pc.deadline(), Some(1_000_000));
+    assert_eq!(rig.pc.deadline(0), Some(1_000_000));
     rig.sleep();
     assert_eq!(rig.pc.acknowledge(0), 0x31);
     rig.apic_write(0xb0, 0);
@@ -273,14 +273,14 @@ fn nmi_and_inter_processor_interrupts() {
 fn apic_timer_deadlines_reach_the_machine() {
     let mut rig = Rig::new();
     rig.outb(0x43, 0x30);
-    assert_eq!(rig.pc.deadline(), None);
+    assert_eq!(rig.pc.deadline(0), None);
     rig.apic_write(0x320, 0x40);
     rig.apic_write(0x3e0, 0xb);
     rig.apic_write(0x380, 5000);
-    assert_eq!(rig.pc.deadline(), Some(5000));
+    assert_eq!(rig.pc.deadline(0), Some(5000));
     rig.sleep();
     assert_eq!(rig.pc.acknowledge(0), 0x40);
-    assert_eq!(rig.pc.deadline(), None);
+    assert_eq!(rig.pc.deadline(0), None);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn reset_forgets_everything_but_the_time() {
     rig.pc.reset(7_000_000);
     assert_eq!(rig.pc.cr8(0), 0);
     assert_eq!(rig.inb(0x3fb), 0);
-    assert!(rig.pc.deadline().is_some(), "the timer ticks again");
+    assert!(rig.pc.deadline(0).is_some(), "the timer ticks again");
     rig.outb(0x70, 9);
     assert_eq!(rig.inb(0x71), 0x71);
     assert_eq!(rig.pc.interrupt_for(0), None);
@@ -346,7 +346,7 @@ fn a_hostile_guest() {
                     rig.pc.acknowledge(vcpu);
                 }
                 rig.now += b % 3_000_000;
-                rig.pc.advance(rig.now);
+                rig.pc.advance(0, rig.now);
                 let _ = rig.pc.take_cpu_request(vcpu);
                 if rig.pc.take_request().is_some() && c % 16 == 0 {
                     rig.pc.reset(rig.now);
@@ -357,7 +357,7 @@ fn a_hostile_guest() {
     // However it left the timers: they do not ask for service more often than they may.
     let mut calls = 0;
     let end = rig.now + 1_000_000_000;
-    while rig.pc.deadline().is_some_and(|deadline| deadline < end) {
+    while rig.pc.deadline(0).is_some_and(|deadline| deadline < end) {
         rig.sleep();
         calls += 1;
         assert!(calls < 200_000, "a storm");

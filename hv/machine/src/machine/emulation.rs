@@ -1,39 +1,60 @@
 //! Instructions that the hypervisor carries out for the guest: MMIO, string I/O, and finding the next one.
 
 use monovisor_arch::{IoExit, MemoryExit, Vcpu};
-use monovisor_devices::Pc;
 use monovisor_insn::{self as insn, Bus, Outcome, Ports};
 
 use super::{Halt, Machine, Step};
-use crate::backend::Backend;
+use crate::shared::{Devices, Shared};
 
-/// The devices as the emulator sees them, at one moment of virtual time.
-struct Devices<'a> {
-    pc: &'a mut Pc,
-    backend: &'a mut Backend,
+/// The devices as the emulator sees them; each access takes the device lock.
+struct Accesses {
+    shared: &'static Shared,
     vcpu: usize,
-    now: u64,
+    /// The task priority class, which the local APIC and CR8 share.
+    cr8: u8,
+    /// A device has asked for something.
+    request: bool,
 }
 
-impl Bus for Devices<'_> {
+impl Accesses {
+    fn with<R>(&mut self, act: impl FnOnce(&mut Devices, u64) -> R) -> R {
+        let (vcpu, cr8) = (self.vcpu, self.cr8);
+        let result;
+        (result, self.cr8, self.request) = self.shared.with(vcpu, |devices| {
+            devices.pc.set_cr8(vcpu, cr8);
+            let now = devices.now();
+            (act(devices, now), devices.pc.cr8(vcpu), devices.pc.has_request())
+        });
+        result
+    }
+
+    /// What comes after the instruction.
+    fn step(&self) -> Step {
+        if self.request { Step::Request } else { Step::Continue }
+    }
+}
+
+impl Bus for Accesses {
     fn read(&mut self, address: u64, size: u8) -> u64 {
+        let vcpu = self.vcpu;
         // Nothing answers: the bus floats high.
-        self.pc.mmio_read(self.vcpu, address, size, self.now).unwrap_or(u64::MAX)
+        self.with(|devices, now| devices.pc.mmio_read(vcpu, address, size, now)).unwrap_or(u64::MAX)
     }
 
     fn write(&mut self, address: u64, size: u8, value: u64) {
+        let vcpu = self.vcpu;
         // Nobody there: the write is lost, as on a bus.
-        let _ = self.pc.mmio_write(self.vcpu, address, size, value, self.now);
+        let _ = self.with(|devices, now| devices.pc.mmio_write(vcpu, address, size, value, now));
     }
 }
 
-impl Ports for Devices<'_> {
+impl Ports for Accesses {
     fn input(&mut self, port: u16, size: u8) -> u32 {
-        self.pc.io_read(port, size, self.now, self.backend)
+        self.with(|devices, now| devices.pc.io_read(port, size, now, &mut devices.backend))
     }
 
     fn output(&mut self, port: u16, size: u8, value: u32) {
-        self.pc.io_write(port, size, value, self.now, self.backend);
+        self.with(|devices, now| devices.pc.io_write(port, size, value, now, &mut devices.backend));
     }
 }
 
@@ -51,25 +72,25 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     }
 
     pub(super) fn emulate(&mut self, exit: &MemoryExit) -> Step {
-        self.load_task_priority();
-        let now = self.now();
-        let mut devices = Devices { pc: self.pc, backend: &mut self.backend, vcpu: super::VCPU, now };
-        match insn::emulate_access(&mut self.vcpu, self.ram, &mut devices, exit) {
-            Ok(()) => {
-                self.store_task_priority();
-                self.after_device()
-            }
+        let mut accesses = self.accesses();
+        let done = insn::emulate_access(&mut self.vcpu, self.ram, &mut accesses, exit);
+        self.store_task_priority(accesses.cr8);
+        match done {
+            Ok(()) => accesses.step(),
             Err(outcome) => self.emulation_failed(outcome, Some(exit.address)),
         }
     }
 
     pub(super) fn string_io(&mut self, io: &IoExit) -> Step {
-        let now = self.now();
-        let mut devices = Devices { pc: self.pc, backend: &mut self.backend, vcpu: super::VCPU, now };
-        match insn::string_io(&mut self.vcpu, self.ram, &mut devices, io) {
-            Ok(_) => self.after_device(),
+        let mut accesses = self.accesses();
+        match insn::string_io(&mut self.vcpu, self.ram, &mut accesses, io) {
+            Ok(_) => accesses.step(),
             Err(outcome) => self.emulation_failed(outcome, None),
         }
+    }
+
+    fn accesses(&self) -> Accesses {
+        Accesses { shared: self.shared, vcpu: self.index, cr8: self.vcpu.tpr() >> 4, request: false }
     }
 
     #[cold]

@@ -2,12 +2,14 @@
 //!
 //! The vendor modules have decoded the exit; everything here is the same on VMX and SVM.
 
+use monovisor_arch::layout::PM_TIMER;
 use monovisor_arch::state::bits;
 use monovisor_arch::{Event, Exit, Gpr, IoExit, MemoryAccess, MemoryExit, Vcpu, vector};
 use monovisor_cpu::control;
+use monovisor_devices::Pc;
 use monovisor_insn::{self as insn, Encoding};
 
-use super::{Halt, Machine, Step};
+use super::{Activity, Halt, Machine, Step};
 use crate::policy::cpuid::{self, Leaf};
 
 /// One CPUID of the host.
@@ -23,9 +25,12 @@ impl<V: Vcpu + 'static> Machine<V> {
         match exit {
             Exit::Cpuid => self.cpuid(),
             Exit::Io(io) if io.string.is_none() => self.io(io),
-            Exit::HostInterrupt | Exit::HostNmi => Step::Service,
+            Exit::HostInterrupt | Exit::HostNmi => self.host_interrupt(),
             Exit::Halt => self.halt(),
-            Exit::InterruptWindow | Exit::NmiWindow => Step::Continue,
+            Exit::InterruptWindow | Exit::NmiWindow => {
+                self.look = true;
+                Step::Continue
+            }
             other => self.cold().rare(other),
         }
     }
@@ -105,10 +110,18 @@ impl<V: Vcpu + ?Sized> Machine<V> {
 
     #[inline]
     fn io(&mut self, io: IoExit) -> Step {
-        let now = self.now();
         let rax = self.vcpu.gpr(Gpr::Rax);
-        if io.input {
-            let value = self.pc.io_read(io.port, io.size, now, &mut self.backend);
+        let request = if io.input {
+            let (value, request) = if io.port == PM_TIMER && io.size == 4 {
+                // The clock source of many guests needs no device, and so no lock.
+                (Pc::pm_timer(self.now()), false)
+            } else {
+                self.with(|devices| {
+                    let now = devices.now();
+                    let value = devices.pc.io_read(io.port, io.size, now, &mut devices.backend);
+                    (value, devices.pc.has_request())
+                })
+            };
             // A byte or word leaves the rest of RAX alone; a doubleword clears its upper half.
             let rax = match io.size {
                 1 => rax & !0xff | u64::from(value & 0xff),
@@ -116,13 +129,18 @@ impl<V: Vcpu + ?Sized> Machine<V> {
                 _ => value.into(),
             };
             self.vcpu.set_gpr(Gpr::Rax, rax);
+            request
         } else {
-            self.pc.io_write(io.port, io.size, rax as u32, now, &mut self.backend);
-        }
+            self.with(|devices| {
+                let now = devices.now();
+                devices.pc.io_write(io.port, io.size, rax as u32, now, &mut devices.backend);
+                devices.pc.has_request()
+            })
+        };
         // Both vendors give the next RIP of an I/O instruction; there is no one encoding to expect.
         match self.advance(None) {
-            Step::Continue => self.after_device(),
-            stop => stop,
+            Step::Continue if request => Step::Request,
+            step => step,
         }
     }
 
@@ -150,10 +168,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         if self.set_msr(index, value).is_err() {
             return self.general_protection();
         }
-        match self.advance(Some(Encoding::WRMSR)) {
-            Step::Continue => self.after_device(),
-            stop => stop,
-        }
+        self.advance(Some(Encoding::WRMSR))
     }
 
     fn xsetbv(&mut self) -> Step {
@@ -182,7 +197,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     fn halt(&mut self) -> Step {
         match self.advance(Some(Encoding::HLT)) {
             Step::Continue => {
-                self.halted = true;
+                self.activity = Activity::Halted;
                 Step::Halted
             }
             stop => stop,

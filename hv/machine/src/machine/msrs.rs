@@ -7,7 +7,7 @@ use monovisor_devices::Pc;
 use monovisor_devices::kvmclock::KvmClock;
 use monovisor_host::timer;
 
-use super::{Machine, VCPU};
+use super::Machine;
 use crate::policy::msr::Refused;
 
 const IA32_TSC: u32 = 0x10;
@@ -20,15 +20,18 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         match index {
             IA32_TSC => Some(self.guest_tsc()),
             _ if Pc::is_apic_msr(index) => {
-                self.load_task_priority();
-                let now = self.now();
-                self.pc.apic_msr_read(VCPU, index, now).ok()
+                let (shared, vcpu) = (self.shared, self.index);
+                shared.with(vcpu, |devices| {
+                    self.load_task_priority(devices);
+                    let now = devices.now();
+                    devices.pc.apic_msr_read(vcpu, index, now).ok()
+                })
             }
-            _ => self
-                .vcpu
-                .guest_msr(index)
-                .or_else(|| self.kvm_clock.read_msr(VCPU, index).ok())
-                .or_else(|| self.msrs.read(index).ok()),
+            _ if KvmClock::is_msr(index) => {
+                let vcpu = self.index;
+                self.with(|devices| devices.kvm_clock.read_msr(vcpu, index).ok())
+            }
+            _ => self.vcpu.guest_msr(index).or_else(|| self.msrs.read(index).ok()),
         }
     }
 
@@ -41,10 +44,14 @@ impl<V: Vcpu + ?Sized> Machine<V> {
                 Ok(())
             }
             _ if Pc::is_apic_msr(index) => {
-                self.load_task_priority();
-                let now = self.now();
-                self.pc.apic_msr_write(VCPU, index, value, now).map_err(|_| Refused)?;
-                self.store_task_priority();
+                let (shared, vcpu) = (self.shared, self.index);
+                let cr8 = shared.with(vcpu, |devices| {
+                    self.load_task_priority(devices);
+                    let now = devices.now();
+                    devices.pc.apic_msr_write(vcpu, index, value, now).map_err(|_| Refused)?;
+                    Ok(devices.pc.cr8(vcpu))
+                })?;
+                self.store_task_priority(cr8);
                 Ok(())
             }
             IA32_EFER => self.set_efer(value),
@@ -53,8 +60,11 @@ impl<V: Vcpu + ?Sized> Machine<V> {
                 if self.vcpu.set_guest_msr(index, value) { Ok(()) } else { Err(Refused) }
             }
             _ if KvmClock::is_msr(index) => {
-                let now = self.now();
-                self.kvm_clock.write_msr(VCPU, index, value, now, self.ram).map_err(|_| Refused)
+                let (vcpu, ram) = (self.index, self.ram);
+                self.with(|devices| {
+                    let now = devices.now();
+                    devices.kvm_clock.write_msr(vcpu, index, value, now, ram).map_err(|_| Refused)
+                })
             }
             _ if self.vcpu.guest_msr(index).is_some() => {
                 let la57 = self.vcpu.control().cr4 & bits::CR4_LA57 != 0;
