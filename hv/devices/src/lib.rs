@@ -11,6 +11,7 @@
 pub mod acpi;
 pub mod apic;
 pub mod clock;
+pub mod disk;
 pub mod hpet;
 pub mod kvmclock;
 pub mod lines;

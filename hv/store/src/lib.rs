@@ -141,7 +141,11 @@ impl<'a> Store<'a> {
 
     /// All files with their names, in no order.
     pub fn list(&self) -> impl Iterator<Item = (&str, Stat)> {
-        self.files.iter().flatten().map(|file| (file.name.as_str(), stat(file)))
+        self.files
+            .iter()
+            .flatten()
+            .filter(|file| !file.name.is_empty())
+            .map(|file| (file.name.as_str(), stat(file)))
     }
 
     /// The bytes of a read-only file in one piece; `None` for a file in the pool.
@@ -189,6 +193,60 @@ impl<'a> Store<'a> {
             *size = (*size).max(offset + written as u64);
         }
         if written == data.len() { Ok(()) } else { Err(StoreError::NoSpace) }
+    }
+
+    /// Makes a file that has no name and is in no list: it is there as long as its handle is kept.
+    pub fn create_unnamed(&mut self, size: u64) -> Result<FileId, StoreError> {
+        if size > MAX_FILE_SIZE {
+            return Err(StoreError::TooLarge);
+        }
+        self.insert("", Content::Pool { tree: Tree::new(), size })
+    }
+
+    /// The bytes of a pool file's page that byte `offset` is in, from there to the end of the page or of the file;
+    /// `None` in a hole, which reads as zeros.
+    pub fn page(&self, id: FileId, offset: u64) -> Result<Option<&[u8]>, StoreError> {
+        let Content::Pool { tree, size } = &self.file(id)?.content else { return Err(StoreError::ReadOnly) };
+        let rest = size.saturating_sub(offset);
+        Ok(tree.bytes(&self.pool, offset).map(|bytes| {
+            let length = rest.min(bytes.len() as u64) as usize;
+            bytes.get(..length).unwrap_or_default()
+        }))
+    }
+
+    /// The same to be written; a hole becomes a page of zeros. Nothing lies behind the end of the file.
+    pub fn page_mut(&mut self, id: FileId, offset: u64) -> Result<&mut [u8], StoreError> {
+        let Self { files, pool, .. } = self;
+        let (tree, size) = writable(files, id)?;
+        let rest = size.saturating_sub(offset);
+        if rest == 0 {
+            return Ok(&mut []);
+        }
+        let bytes = tree.bytes_mut(pool, offset).ok_or(StoreError::NoSpace)?;
+        let length = rest.min(bytes.len() as u64) as usize;
+        Ok(bytes.get_mut(..length).unwrap_or_default())
+    }
+
+    /// Makes `length` bytes from `offset` on read as zeros; whole pages are given back to the pool. The size stays.
+    pub fn zero(&mut self, id: FileId, offset: u64, length: u64) -> Result<(), StoreError> {
+        let Self { files, pool, .. } = self;
+        let (tree, size) = writable(files, id)?;
+        let end = offset.saturating_add(length).min(*size);
+        let mut at = offset;
+        while at < end {
+            let within = at % PAGE_SIZE as u64;
+            let piece = (PAGE_SIZE as u64 - within).min(end - at);
+            if piece == PAGE_SIZE as u64 {
+                tree.punch(pool, at);
+            } else if tree.bytes(pool, at).is_some()
+                && let Some(place) =
+                    tree.bytes_mut(pool, at).and_then(|bytes| bytes.get_mut(..piece as usize))
+            {
+                place.fill(0);
+            }
+            at += piece;
+        }
+        Ok(())
     }
 
     /// Sets the size in bytes: what is cut off is freed, what is added reads as zeros and takes no room.

@@ -57,6 +57,42 @@ impl Tree {
         page
     }
 
+    /// The bytes of the page that byte `offset` is in, from there to the page's end; `None` in a hole.
+    pub fn bytes<'p>(&self, pool: &'p Pool<'_>, offset: u64) -> Option<&'p [u8]> {
+        let page = self.find(pool, offset / PAGE_SIZE as u64);
+        if page == 0 { None } else { pool.page(page).get((offset % PAGE_SIZE as u64) as usize..) }
+    }
+
+    /// The same to be changed; a hole becomes a page of zeros. `None` where the pool is full.
+    pub fn bytes_mut<'p>(&mut self, pool: &'p mut Pool<'_>, offset: u64) -> Option<&'p mut [u8]> {
+        let page = self.make(pool, offset / PAGE_SIZE as u64, true)?;
+        pool.page_mut(page).get_mut((offset % PAGE_SIZE as u64) as usize..)
+    }
+
+    /// Makes the page that byte `offset` is in a hole. Index pages stay.
+    pub fn punch(&mut self, pool: &mut Pool<'_>, offset: u64) {
+        let index = offset / PAGE_SIZE as u64;
+        if index >> (FANOUT_SHIFT * self.height) != 0 {
+            return;
+        }
+        let (mut parent, mut page) = (None, self.root);
+        for level in (1..=self.height).rev() {
+            if page == 0 {
+                return;
+            }
+            parent = Some((page, slot(level, index)));
+            page = pool.entry(page, slot(level, index));
+        }
+        if page == 0 {
+            return;
+        }
+        match parent {
+            Some((parent, slot)) => pool.set_entry(parent, slot, 0),
+            None => self.root = 0,
+        }
+        self.free(pool, page);
+    }
+
     /// Data page `index`, made where there is none: full of zeros if `zeroed`. `None` where the pool is full.
     fn make(&mut self, pool: &mut Pool<'_>, index: u64, zeroed: bool) -> Option<PageNumber> {
         while index >> (FANOUT_SHIFT * self.height) != 0 {

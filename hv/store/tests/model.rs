@@ -13,6 +13,8 @@ enum Step {
     Write(usize, u64, Vec<u8>),
     Read(usize, u64, usize),
     Truncate(usize, u64),
+    Zero(usize, u64, u64),
+    Page(usize, u64, u8),
     Remove(usize),
     Rename(usize, usize),
 }
@@ -37,6 +39,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(name, offset, data)| Step::Write(name, offset, data)),
         4 => (name.clone(), offset(), 0usize..10_000).prop_map(|(n, o, l)| Step::Read(n, o, l)),
         3 => (name.clone(), offset()).prop_map(|(name, size)| Step::Truncate(name, size)),
+        2 => (name.clone(), offset(), 0u64..20_000).prop_map(|(n, o, l)| Step::Zero(n, o, l)),
+        2 => (name.clone(), offset(), 1u8..255).prop_map(|(n, o, value)| Step::Page(n, o, value)),
         1 => name.clone().prop_map(Step::Remove),
         1 => (name.clone(), name).prop_map(|(from, to)| Step::Rename(from, to)),
     ]
@@ -136,6 +140,40 @@ proptest! {
                         Err(error) => prop_assert_eq!((error, name), (StoreError::ReadOnly, 3)),
                     }
                 }
+                Step::Zero(name, offset, length) => {
+                    let Ok(id) = store.open(NAMES[name]) else { continue };
+                    match store.zero(id, offset, length) {
+                        Ok(()) => {
+                            let file = model.get_mut(&name).unwrap();
+                            file.bytes.retain(|at, _| !(offset..offset + length).contains(at));
+                            if length >= 2 * PAGE_SIZE as u64 && file.size >= offset + length {
+                                let whole = offset.next_multiple_of(PAGE_SIZE as u64);
+                                prop_assert_eq!(store.page(id, whole), Ok(None));
+                            }
+                        }
+                        Err(error) => prop_assert_eq!((error, name), (StoreError::ReadOnly, 3)),
+                    }
+                }
+                Step::Page(name, offset, value) => {
+                    let Ok(id) = store.open(NAMES[name]) else { continue };
+                    let size = store.stat(id).unwrap().size;
+                    match store.page_mut(id, offset) {
+                        Ok(bytes) => {
+                            bytes.fill(value);
+                            let length = bytes.len() as u64;
+                            let page = PAGE_SIZE as u64 - offset % PAGE_SIZE as u64;
+                            prop_assert_eq!(length, page.min(size.saturating_sub(offset)));
+                            let file = model.get_mut(&name).unwrap();
+                            file.bytes.extend((offset..offset + length).map(|at| (at, value)));
+                            if length != 0 {
+                                let bytes = store.page(id, offset).unwrap().unwrap();
+                                prop_assert!(bytes.len() as u64 == length && bytes.iter().all(|b| *b == value));
+                            }
+                        }
+                        Err(StoreError::ReadOnly) => prop_assert_eq!(name, 3),
+                        Err(error) => prop_assert_eq!(error, StoreError::NoSpace),
+                    }
+                }
                 Step::Remove(name) => {
                     let result = store.remove(NAMES[name]);
                     let expected = match (name, model.remove(&name)) {
@@ -184,6 +222,22 @@ fn names_are_paths_without_ceremony() {
     assert_eq!(store.open("none"), Err(StoreError::NotFound));
     assert_eq!(store.create(&"x".repeat(MAX_NAME + 1), IfExists::Keep), Err(StoreError::NameTooLong));
     assert!(store.create(&"x".repeat(MAX_NAME), IfExists::Keep).is_ok());
+}
+
+#[test]
+fn an_unnamed_file_is_in_no_list() {
+    let mut memory = vec![0; 8 * PAGE_SIZE];
+    let mut store = Store::new();
+    store.set_pool(&mut memory);
+    let (one, two) = (store.create_unnamed(100).unwrap(), store.create_unnamed(1 << 30).unwrap());
+    assert_ne!(one, two);
+    assert_eq!((store.list().count(), store.open("")), (0, Err(StoreError::InvalidName)));
+    store.page_mut(two, 5 << 20).unwrap().fill(7);
+    assert_eq!(store.page(one, 0), Ok(None));
+    let mut bytes = [0; 2];
+    assert_eq!(store.read_at(two, (5 << 20) - 1, &mut bytes), Ok(2));
+    assert_eq!(bytes, [0, 7]);
+    assert_eq!(store.create_unnamed(MAX_FILE_SIZE + 1), Err(StoreError::TooLarge));
 }
 
 #[test]

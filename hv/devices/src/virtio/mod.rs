@@ -6,6 +6,7 @@
 //! | `context` | what a device may do while it is called |
 //! | `registers` | status, features and queue set-up: the common configuration structure |
 //! | `transport` | the PCI function: capabilities, BARs, MSI-X, INTx |
+//! | `blk` | the disk |
 //!
 //! # What a device implements
 //!
@@ -55,6 +56,7 @@
 //! | interrupt storms | an interrupt costs the driver an exit; vectors are bits, never queues |
 //! | the configuration access capability, with any BAR, offset and length | it is another way to the same registers, with the same checks |
 
+pub mod blk;
 mod context;
 mod queue;
 mod registers;

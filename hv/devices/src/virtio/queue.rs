@@ -37,6 +37,8 @@ pub enum QueueError {
     /// An indirect descriptor that was not negotiated, is nested, has a successor, or has a length that is no table's
     /// (2.7.5.3.1).
     Indirect,
+    /// A request that lacks what its type always has.
+    Request,
 }
 
 impl From<MemoryError> for QueueError {
