@@ -66,7 +66,7 @@ impl Services<'_> {
         let guest = hypervisor.guest.as_ref().map_or(0, |guest| guest.ram().size());
         if let Some(boot) = boot_info() {
             let modules: u64 = boot.modules.iter().map(|module| module.data.len() as u64).sum();
-            let (_, store) = hypervisor.files.usage();
+            let (_, store) = hypervisor.files.lock().usage();
             let others = guest + store + modules + frames::available();
             info!("{} bytes of RAM for Monovisor itself", boot.memory.usable().saturating_sub(others));
         }

@@ -13,12 +13,23 @@ use crate::launch::Launch;
 /// Made at run time: an empty store is not all zero, and need not be in the image.
 static STORE: Once<Mutex<Store<'static>>> = Once::new();
 
-/// The store.
-pub type Files = &'static mut Store<'static>;
+/// The store, as everybody who works with files holds it: the monitor and the disks of the guest.
+///
+/// Its lock is the last in the order of locks: nothing is called, and no other lock is taken, while it is held.
+#[derive(Clone, Copy)]
+pub struct Files(&'static Mutex<Store<'static>>);
+
+impl Files {
+    /// The files, for one operation.
+    pub fn lock(self) -> MutexGuard<'static, Store<'static>> {
+        self.0.lock()
+    }
+}
 
 /// Opens the store: names the files that came with the boot, and gives it all RAM that is left. May be called once.
 pub fn open(launch: &Launch) -> Files {
-    let store = MutexGuard::leak(STORE.call_once(|| Mutex::new(Store::new())).lock());
+    let files = Files(STORE.call_once(|| Mutex::new(Store::new())));
+    let mut store = files.lock();
     for (name, data) in launch.files() {
         if let Err(error) = store.add_read_only(name, data) {
             warn!("the file {name} of the boot bundle is not in the store: {error}");
@@ -30,7 +41,7 @@ pub fn open(launch: &Launch) -> Files {
     {
         info!("store of {} MiB", length >> 20);
     }
-    store
+    files
 }
 
 /// What QEMU says when a file cannot be opened.
@@ -45,25 +56,27 @@ pub fn io_error(_: StoreError) -> Error {
 
 impl StoreHandlers for Hypervisor<'_> {
     fn x_store_list(&mut self, index: usize, _: &mut Context<'_>) -> Element<StoreFile<'_>> {
-        Ok(self.files.list().nth(index).map(|(path, stat)| StoreFile { path, size: stat.size }))
+        let files = self.files.lock();
+        let Some((path, stat)) = files.list().nth(index) else { return Ok(None) };
+        Ok(Some(StoreFile { path: self.reply.keep_name(path), size: stat.size }))
     }
 }
 
 impl Hypervisor<'_> {
     fn find(&self, path: &str) -> Result<FileId, Error> {
-        self.files.open(path).map_err(|error| open_error(path, error))
+        self.files.lock().open(path).map_err(|error| open_error(path, error))
     }
 }
 
 impl StoreFiles for Hypervisor<'_> {
     fn store_size(&mut self, path: &str) -> Result<u64, Error> {
         let file = self.find(path)?;
-        Ok(self.files.stat(file).map_err(io_error)?.size)
+        Ok(self.files.lock().stat(file).map_err(io_error)?.size)
     }
 
     fn store_read(&mut self, path: &str, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
         let file = self.find(path)?;
-        self.files.read_at(file, offset, bytes).map_err(io_error)?;
+        self.files.lock().read_at(file, offset, bytes).map_err(io_error)?;
         Ok(())
     }
 }

@@ -75,10 +75,10 @@ impl Hypervisor<'_> {
 
     fn open_file(&mut self, file: &ChardevFile<'_>) -> Result<(), Error> {
         if let Some(input) = file.input {
-            self.files.open(input).map_err(|error| open_error(input, error))?;
+            self.files.lock().open(input).map_err(|error| open_error(input, error))?;
         }
         let if_exists = if file.append == Some(true) { IfExists::Keep } else { IfExists::Truncate };
-        self.files.create(file.out, if_exists).map_err(|error| open_error(file.out, error))?;
+        self.files.lock().create(file.out, if_exists).map_err(|error| open_error(file.out, error))?;
         Ok(())
     }
 

@@ -48,11 +48,12 @@ impl Hypervisor<'_> {
         if self.guest.is_none() {
             return Err(Error::text("There is no guest whose memory could be saved"));
         }
-        let file = self.files.create(path, IfExists::Truncate).map_err(|error| open_error(path, error))?;
+        let file =
+            self.files.lock().create(path, IfExists::Truncate).map_err(|error| open_error(path, error))?;
         // A file that cannot fit is refused before a long job has filled the store.
-        let (used, total) = self.files.usage();
+        let (used, total) = self.files.lock().usage();
         if size > total.saturating_sub(used) {
-            let _ = self.files.remove(path);
+            let _ = self.files.lock().remove(path);
             return Err(Error::io());
         }
         if let Some(saving) = self.saving.get_mut(session) {
@@ -97,7 +98,7 @@ impl Hypervisor<'_> {
             (Source::Physical, Some(guest)) => read_physical(guest.ram(), at, bytes),
             (_, None) => {}
         }
-        self.files.write_at(file, done, bytes).map_err(io_error)?;
+        self.files.lock().write_at(file, done, bytes).map_err(io_error)?;
         save.done = done.saturating_add(length as u64);
         Ok(true)
     }

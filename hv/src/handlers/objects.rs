@@ -15,8 +15,8 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::{HAS_HPET, HAS_I8042};
 use crate::qom::{DEVICE, Machine, TYPES, Tree, Type, Value};
 
-/// Longest name of a child, and longest type of one, in bytes.
-const NAME_BYTES: usize = 32;
+/// Longest name of a child, and longest type of one, in bytes; a file's name is longer than any of them.
+const NAME_BYTES: usize = monovisor_store::MAX_NAME;
 
 /// What a reply is made of while it is written.
 pub(crate) struct Reply {
@@ -29,6 +29,14 @@ impl Reply {
     /// Nothing.
     pub(crate) const NONE: Self =
         Self { name: String::new(), kind: String::new(), value: Value::Bool(false) };
+
+    /// Keeps a name until it has been sent.
+    pub(crate) fn keep_name(&mut self, name: &str) -> &str {
+        self.name.clear();
+        // Every name fits.
+        let _ = self.name.push_str(name);
+        &self.name
+    }
 }
 
 impl Hypervisor<'_> {
