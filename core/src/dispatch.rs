@@ -3,7 +3,7 @@
 use crate::{
     Error, ErrorClass, Text,
     handlers::{self, Handlers, Poll, StoreFiles},
-    json::{Emit, Object, Value, Writer, bucket},
+    json::{Emit, Object, Value, Writer},
     monitor::{Events, Now, Product},
     schema::{
         self, Command, CommandList, EventData, EventList, SchemaList,
@@ -78,6 +78,8 @@ enum Course {
 #[derive(Debug)]
 pub(crate) struct Call {
     command: Command,
+    /// The place of the arguments on the message's tape; 0 where there are none.
+    arguments: usize,
     /// Elements or pieces of the result so far.
     count: usize,
     /// Whether something was made of it already.
@@ -93,38 +95,16 @@ pub(crate) struct Call {
 const NO_ARGUMENTS: Object<'static> = Object::EMPTY;
 
 impl Call {
-    /// Looks at a message, in QEMU's order. An error comes with whether the message's `id` goes with it.
-    pub(crate) fn check(
-        message: Object<'_>,
-        negotiated: bool,
-        product: &Product,
-    ) -> Result<Self, (Error, bool)> {
-        let execute = match check_members(message) {
-            Ok(execute) => execute,
-            Err(error) => return Err((error, false)),
-        };
-        let command = Command::find(execute);
-        let negotiation = command == Some(Command::QMP_CAPABILITIES);
-        if negotiation == negotiated {
-            let description = if negotiated {
-                format_args!("Capabilities negotiation is already complete, command '{execute}' ignored")
-            } else {
-                format_args!(
-                    "Expecting capabilities negotiation with 'qmp_capabilities' before command '{execute}'"
-                )
-            };
-            return Err((Error::new(ErrorClass::CommandNotFound, description), true));
-        }
-        let Some(command) = command.filter(|command| product.offered.has(*command)) else {
-            return Err((Error::command_not_found(execute), true));
-        };
+    /// A command that is to be carried out.
+    pub(crate) fn new(request: Request) -> Self {
+        let Request { command, arguments, .. } = request;
         let course = match command {
             Command::QUERY_COMMANDS => Course::Commands(CommandList::new()),
             Command::QUERY_EVENTS => Course::Events(EventList::new()),
             Command::QUERY_QMP_SCHEMA => Course::Schema(SchemaList::new()),
             _ => Course::Count,
         };
-        Ok(Self { command, count: 0, begun: false, comma: false, progress: 0, first: true, course })
+        Self { command, arguments, count: 0, begun: false, comma: false, progress: 0, first: true, course }
     }
 
     /// The command.
@@ -135,14 +115,15 @@ impl Call {
     /// Makes the result's next piece. Returns whether it was the last.
     pub(crate) fn step<H: Handlers>(
         &mut self,
-        message: Object<'_>,
+        tape: &[u8],
         handlers: &mut H,
         cx: &mut Context<'_>,
         w: &mut Writer<'_>,
     ) -> Poll<bool> {
-        const ARGUMENTS: u16 = bucket("arguments");
-        let arguments = message.get_hashed("arguments", ARGUMENTS).and_then(Value::as_object);
-        let arguments = arguments.unwrap_or(NO_ARGUMENTS);
+        let arguments = match self.arguments {
+            0 => NO_ARGUMENTS,
+            at => Object::at(tape, at).unwrap_or(NO_ARGUMENTS),
+        };
         (cx.first, cx.progress) = (self.first, self.progress);
         if self.first {
             handlers.observe(self.command, cx);
@@ -394,23 +375,87 @@ pub(crate) fn version(product: &Product) -> VersionInfo<'static> {
     VersionInfo { qemu: VERSION, package: product.package }
 }
 
-/// Checks the members of a message. Returns the command's name.
-fn check_members(message: Object<'_>) -> Result<&str, Error> {
-    let (mut execute, mut sound) = (None, true);
-    for (key, value) in message.raw() {
-        match key {
-            b"id" => {}
-            b"execute" => {
-                execute = value.as_str();
-                sound &= execute.is_some();
-            }
-            b"arguments" => sound &= value.as_object().is_some(),
-            _ => sound = false,
+/// What a message asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    command: Command,
+    /// Where the arguments are on the message's tape; 0 where there are none.
+    arguments: usize,
+    /// Where the `id` is on the message's tape; 0 where there is none.
+    pub(crate) id: usize,
+}
+
+impl Request {
+    /// Looks at a message, in QEMU's order. An error comes with the place of the `id` that goes with it.
+    pub(crate) fn read(
+        message: Object<'_>,
+        negotiated: bool,
+        product: &Product,
+    ) -> Result<Self, (Error, usize)> {
+        let Envelope { execute, arguments, id } = match Envelope::open(message) {
+            Ok(envelope) => envelope,
+            Err(error) => return Err((error, 0)),
+        };
+        let command = Command::of_bytes(execute);
+        let negotiation = command == Some(Command::QMP_CAPABILITIES);
+        let command = command.filter(|command| product.offered.has(*command));
+        match command {
+            Some(command) if negotiation != negotiated => Ok(Self { command, arguments, id }),
+            _ => Err((refusal(execute, negotiation == negotiated, negotiated), id)),
         }
     }
-    match execute {
-        Some(execute) if sound => Ok(execute),
-        _ => find_fault(message),
+}
+
+/// What a message's members are, each looked at once.
+struct Envelope<'a> {
+    /// The command's name.
+    execute: &'a [u8],
+    /// Where the arguments are on the tape; 0 where there are none.
+    arguments: usize,
+    /// Where the `id` is on the tape; 0 where there is none.
+    id: usize,
+}
+
+impl<'a> Envelope<'a> {
+    fn open(message: Object<'a>) -> Result<Self, Error> {
+        let (mut execute, mut arguments, mut id, mut sound) = (None, 0, 0, true);
+        for (key, value) in message.places() {
+            match key {
+                b"id" => id = value.at,
+                b"execute" => {
+                    execute = value.string();
+                    sound &= execute.is_some();
+                }
+                b"arguments" => {
+                    arguments = value.at;
+                    sound &= value.is_object();
+                }
+                _ => sound = false,
+            }
+        }
+        match execute {
+            Some(execute) if sound => Ok(Self { execute, arguments, id }),
+            _ => Ok(Self { execute: find_fault(message)?.as_bytes(), arguments, id }),
+        }
+    }
+}
+
+/// Why a command is not carried out: it comes at the wrong time, or there is none of this name.
+#[cold]
+fn refusal(name: &[u8], untimely: bool, negotiated: bool) -> Error {
+    let name = core::str::from_utf8(name).unwrap_or_default();
+    match (untimely, negotiated) {
+        (false, _) => Error::command_not_found(name),
+        (true, true) => Error::new(
+            ErrorClass::CommandNotFound,
+            format_args!("Capabilities negotiation is already complete, command '{name}' ignored"),
+        ),
+        (true, false) => Error::new(
+            ErrorClass::CommandNotFound,
+            format_args!(
+                "Expecting capabilities negotiation with 'qmp_capabilities' before command '{name}'"
+            ),
+        ),
     }
 }
 

@@ -46,19 +46,11 @@ impl Echo {
         Self { place: Place::End, depth: 0, levels: [Level { header: 0, cursor: 0 }; MAX_NESTING as usize] }
     }
 
-    /// Begins with the `id` of a message. Returns whether there is one.
-    pub(crate) fn start(&mut self, message: Object<'_>) -> bool {
-        const ID: u16 = super::bucket("id");
+    /// Begins with the value at this place on the tape; nothing is at 0. Returns whether there is one.
+    pub(crate) fn start(&mut self, at: usize) -> bool {
         self.depth = 0;
-        match message.find("id", ID) {
-            // The message is the root of the tape, so its content begins behind its header.
-            Some(at) => self.place = Place::Value(at.saturating_add(HEADER)),
-            None => {
-                self.place = Place::End;
-                return false;
-            }
-        }
-        true
+        self.place = if at == 0 { Place::End } else { Place::Value(at) };
+        at != 0
     }
 
     /// Prints as much as there is room for. Returns whether that was the rest.
@@ -81,6 +73,11 @@ impl Echo {
     fn value(&mut self, tape: &[u8], at: usize, w: &mut Writer<'_>) {
         let tag = tape.get(at).copied().unwrap_or(tape::NULL);
         match tag & 0xF0 {
+            tape::INTEGER | tape::FLOAT if tag & 0x0F != 0 => {
+                // A short one, so there is room.
+                w.bytes(tape.get(at.saturating_add(1)..tape::skip(tape, at)).unwrap_or_default());
+                self.after_value();
+            }
             tape::INTEGER | tape::FLOAT => self.place = Place::Text { node: at, done: 0 },
             tape::STRING => {
                 w.bytes(b"\"");
@@ -108,12 +105,7 @@ impl Echo {
     fn text(&mut self, tape: &[u8], node: usize, done: usize, w: &mut Writer<'_>) {
         let tag = tape.get(node).copied().unwrap_or(tape::NULL);
         let end = tape::skip(tape, node);
-        let header = match tag & 0xF0 {
-            tape::KEY => KEY_HEADER,
-            tape::STRING => HEADER,
-            _ if tag & 0x0F == 0 => HEADER,
-            _ => 1,
-        };
+        let header = if tag == tape::KEY { KEY_HEADER } else { HEADER };
         let from = node.saturating_add(header).saturating_add(done);
         let rest = core::str::from_utf8(tape.get(from..end).unwrap_or_default()).unwrap_or_default();
         let quoted = matches!(tag & 0xF0, tape::KEY | tape::STRING);

@@ -30,15 +30,11 @@ pub(super) const fn finish(sum: u32) -> u16 {
 /// The bucket, 0 to 511, of a member's name.
 #[must_use]
 pub const fn bucket(key: &str) -> u16 {
-    bucket_in(key.as_bytes(), 0, key.len())
-}
-
-/// The bucket of the name that is the bytes `from` to `to`, the latter excluded.
-pub(crate) const fn bucket_in(bytes: &[u8], from: usize, to: usize) -> u16 {
-    let mut sum = start((to - from) as u32);
+    let bytes = key.as_bytes();
+    let mut sum = start(bytes.len() as u32);
     let mut shift = 0;
-    let mut i = from;
-    while i < to {
+    let mut i = 0;
+    while i < bytes.len() {
         sum = sum.wrapping_add(step(shift, bytes[i]));
         shift = next(shift);
         i += 1;

@@ -65,6 +65,28 @@ enum State {
     PercentI64,
 }
 
+/// How many bytes of a string in such quotes there are before one that is no ASCII character that stands for itself.
+#[inline]
+pub(super) fn plain(quote: u8, bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    // The lowest high bit that is set shows the first byte that is 0; of those above it some may be wrong.
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word;
+    let quotes = ONES.wrapping_mul(u64::from(quote));
+    let mut at: usize = 0;
+    for chunk in bytes.chunks_exact(8) {
+        let Ok(word) = chunk.try_into().map(u64::from_le_bytes) else { break };
+        let special = word | zero(word) | zero(word ^ quotes) | zero(word ^ (ONES * 0x5C));
+        if special & HIGH != 0 {
+            return at.saturating_add(((special & HIGH).trailing_zeros() / 8) as usize);
+        }
+        at = at.saturating_add(8);
+    }
+    let rest = bytes.get(at..).unwrap_or_default();
+    let special = |byte: &u8| *byte == quote || *byte == b'\\' || *byte == 0 || *byte >= 0x80;
+    at.saturating_add(rest.iter().position(special).unwrap_or(rest.len()))
+}
+
 /// Lexer state between two bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Lexer {
@@ -93,7 +115,7 @@ impl Lexer {
     /// How many bytes there are before one that [`ends_plain`](Self::ends_plain).
     #[inline]
     pub(super) fn plain(&self, bytes: &[u8]) -> usize {
-        bytes.iter().position(|&byte| self.ends_plain(byte)).unwrap_or(bytes.len())
+        plain(self.quote, bytes)
     }
 
     /// Whether the lexer is between the quotes of a string.

@@ -16,7 +16,6 @@ mod text;
 mod writer;
 
 pub(crate) use echo::Echo;
-pub(crate) use hash::bucket_in;
 pub use hash::{BUCKETS, bucket, order};
 pub use receiver::{Outcome, Receiver, SyntaxError};
 pub use tape::{Array, Elements, Members, Number, Object, Ordered, Value};

@@ -282,7 +282,7 @@ impl<'a> Object<'a> {
     }
 
     /// The object whose header is at `at`, if there is an object.
-    pub(super) fn at(tape: &'a [u8], at: usize) -> Option<Self> {
+    pub(crate) fn at(tape: &'a [u8], at: usize) -> Option<Self> {
         Value::read(tape.get(at..)?).as_object()
     }
 
@@ -327,17 +327,23 @@ impl<'a> Object<'a> {
         Members(self.0)
     }
 
-    /// Names, as bytes, and values that are not read yet, in the order in which they were received.
-    pub(crate) fn raw(self) -> impl Iterator<Item = (&'a [u8], Unread<'a>)> {
-        let mut rest = self.0;
+    /// Names, as bytes, and the places of their values on the tape, in the order in which they were received. Only for the
+    /// object at the start of the tape.
+    pub(crate) fn places(self) -> impl Iterator<Item = (&'a [u8], Place<'a>)> {
+        let (mut rest, mut at) = (self.0, HEADER);
         core::iter::from_fn(move || {
             let key = rest;
             if key.is_empty() {
                 return None;
             }
-            let value = key.get(skip(key, 0)..).unwrap_or_default();
-            rest = value.get(skip(value, 0)..).unwrap_or_default();
-            Some((content(key), Unread(value)))
+            let next = u24(key, 1).saturating_add(KEY_HEADER);
+            let name = key.get(KEY_HEADER..next).unwrap_or_default();
+            let node = key.get(next..).unwrap_or_default();
+            let value = skip(node, 0);
+            let place = Place { node, at: at.saturating_add(next) };
+            rest = node.get(value..).unwrap_or_default();
+            at = place.at.saturating_add(value);
+            Some((name, place))
         })
     }
 
@@ -389,17 +395,24 @@ impl<'a> Object<'a> {
 
 /// A value that is not read yet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Unread<'a>(&'a [u8]);
+pub(crate) struct Place<'a> {
+    node: &'a [u8],
+    /// Where it is on the tape.
+    pub(crate) at: usize,
+}
 
-impl<'a> Unread<'a> {
-    /// The text, if this is a string.
-    pub(crate) fn as_str(self) -> Option<&'a str> {
-        (self.0.first() == Some(&STRING)).then(|| text(self.0))
+impl<'a> Place<'a> {
+    /// The bytes of its text, if this is a string.
+    pub(crate) fn string(self) -> Option<&'a [u8]> {
+        if self.node.first() != Some(&STRING) {
+            return None;
+        }
+        self.node.get(HEADER..)?.get(..u24(self.node, 1))
     }
 
-    /// The object, if this is one.
-    pub(crate) fn as_object(self) -> Option<Object<'a>> {
-        (self.0.first() == Some(&OBJECT)).then(|| Object(content(self.0)))
+    /// Whether this is an object.
+    pub(crate) fn is_object(self) -> bool {
+        self.node.first() == Some(&OBJECT)
     }
 }
 

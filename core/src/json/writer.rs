@@ -6,6 +6,9 @@ pub trait Emit {
     fn emit(&self, w: &mut Writer<'_>);
 }
 
+/// Longest string that is written byte by byte: beyond, it pays to look at it by words.
+const SHORT_BYTES: usize = 24;
+
 /// Writes JSON into a buffer.
 ///
 /// Nothing is written beyond its end; whether something was left out is asked once, afterwards
@@ -114,11 +117,24 @@ impl<'b> Writer<'b> {
         self.bytes(text.as_bytes());
     }
 
+    /// As [`bytes`](Self::bytes), for a few that are known when this is compiled.
+    #[inline]
+    fn fixed<const N: usize>(&mut self, bytes: &[u8; N]) {
+        let room = self.buffer.get_mut(self.len..).and_then(|room| room.first_chunk_mut());
+        match room {
+            Some(room) if !self.overflowed => {
+                *room = *bytes;
+                self.len = self.len.saturating_add(N);
+            }
+            _ => self.overflowed = true,
+        }
+    }
+
     /// Begins a value: the comma in front of it, if there is to be one.
     #[inline]
     fn value(&mut self) {
         if self.comma {
-            self.bytes(b", ");
+            self.fixed(b", ");
         }
         self.comma = true;
     }
@@ -132,26 +148,26 @@ impl<'b> Writer<'b> {
     /// Begins an object.
     pub fn begin_object(&mut self) {
         self.value();
-        self.bytes(b"{");
+        self.fixed(b"{");
         self.comma = false;
     }
 
     /// Ends an object.
     pub fn end_object(&mut self) {
-        self.bytes(b"}");
+        self.fixed(b"}");
         self.comma = true;
     }
 
     /// Begins an array.
     pub fn begin_array(&mut self) {
         self.value();
-        self.bytes(b"[");
+        self.fixed(b"[");
         self.comma = false;
     }
 
     /// Ends an array.
     pub fn end_array(&mut self) {
-        self.bytes(b"]");
+        self.fixed(b"]");
         self.comma = true;
     }
 
@@ -159,7 +175,7 @@ impl<'b> Writer<'b> {
     pub fn key(&mut self, key: &str) {
         self.value();
         self.quoted(key);
-        self.bytes(b": ");
+        self.fixed(b": ");
         self.comma = false;
     }
 
@@ -183,14 +199,19 @@ impl<'b> Writer<'b> {
 
     /// Writes `true` or `false`.
     pub fn bool(&mut self, truth: bool) {
-        self.json(if truth { "true" } else { "false" });
+        self.value();
+        if truth {
+            self.fixed(b"true");
+        } else {
+            self.fixed(b"false");
+        }
     }
 
     /// Writes a signed integer.
     pub fn int(&mut self, number: i64) {
         self.value();
         if number < 0 {
-            self.bytes(b"-");
+            self.fixed(b"-");
         }
         self.digits(number.unsigned_abs());
     }
@@ -222,7 +243,7 @@ impl<'b> Writer<'b> {
     pub fn double(&mut self, number: f64) {
         self.value();
         if number.is_sign_negative() {
-            self.bytes(b"-");
+            self.fixed(b"-");
         }
         let magnitude = if number < 0.0 { -number } else { number };
         let whole = magnitude as u64; // saturates, and NaN becomes 0
@@ -233,7 +254,7 @@ impl<'b> Writer<'b> {
         if micro == 0 {
             return;
         }
-        self.bytes(b".");
+        self.fixed(b".");
         let mut unit = 100_000;
         while micro > 0 && unit > 0 {
             self.bytes(&[b'0'.wrapping_add((micro / unit % 10) as u8)]);
@@ -248,11 +269,30 @@ impl<'b> Writer<'b> {
         self.quoted(text);
     }
 
-    #[inline]
     fn quoted(&mut self, text: &str) {
-        self.bytes(b"\"");
-        self.escaped(text);
-        self.bytes(b"\"");
+        if text.len() > SHORT_BYTES || !self.short(text.as_bytes()) {
+            self.fixed(b"\"");
+            self.escaped(text);
+            self.fixed(b"\"");
+        }
+    }
+
+    /// Writes a string in one pass if it fits and all of it stands for itself. Returns whether that was so; if not, nothing is
+    /// written.
+    fn short(&mut self, text: &[u8]) -> bool {
+        let end = self.len.saturating_add(text.len()).saturating_add(2);
+        let Some([first, room @ .., last]) = self.buffer.get_mut(self.len..end) else { return false };
+        for (place, &byte) in room.iter_mut().zip(text) {
+            if !is_plain(byte) {
+                return false;
+            }
+            *place = byte;
+        }
+        (*first, *last) = (b'"', b'"');
+        if !self.overflowed {
+            self.len = end;
+        }
+        true
     }
 
     /// Writes the inside of a string: ASCII only, everything else escaped.

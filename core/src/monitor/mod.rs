@@ -16,7 +16,7 @@ pub use reply::SEND_BYTES;
 
 use crate::{
     Error,
-    dispatch::{Call, Context, version},
+    dispatch::{Context, Request, version},
     handlers::Handlers,
     json::{Emit, Writer},
     port::Port,
@@ -239,16 +239,16 @@ impl<const S: usize> Monitor<S> {
         if reply.is_idle() {
             let Some(received) = input.next(now.monotonic) else { return false };
             match received {
-                Received::Message => match Call::check(input.message(), *mode == Mode::Command, product) {
-                    Ok(call) => reply.run(call),
+                Received::Message => match Request::read(input.message(), *mode == Mode::Command, product) {
+                    Ok(request) => reply.run(request),
                     Err((error, id)) => reply.fail(error, id),
                 },
                 Received::Syntax(error) => {
-                    reply.fail(Error::syntax(error, input.receiver.keyword()), false);
+                    reply.fail(Error::syntax(error, input.receiver.keyword()), 0);
                 }
                 Received::Lost(error) => {
                     let name = error.name();
-                    reply.fail(Error::generic(format_args!("Input lost on the serial line ({name})")), false);
+                    reply.fail(Error::generic(format_args!("Input lost on the serial line ({name})")), 0);
                 }
                 Received::Resync => {
                     self.forget(session);
@@ -267,7 +267,7 @@ impl<const S: usize> Monitor<S> {
             events: Events { rings, limits },
         };
         let begun = reply.is_open();
-        let made = reply.step(input.message(), input.receiver.tape(), handlers, &mut cx);
+        let made = reply.step(input.receiver.tape(), handlers, &mut cx);
         let negotiated = cx.negotiated;
         *cpu = cx.cpu;
         if let Some(ring) = rings.get_mut(session) {

@@ -6,9 +6,9 @@
 
 use crate::{
     Error,
-    dispatch::{self, Call},
+    dispatch::{self, Call, Request},
     handlers::Handlers,
-    json::{Echo, Emit, Object, Writer},
+    json::{Echo, Emit, Writer},
 };
 
 /// Bytes made at a time. An element of a list, and the result of a command that returns no list, must fit.
@@ -39,6 +39,8 @@ pub(super) struct Reply {
     phase: Phase,
     /// A line has been begun and its end has not been made.
     open: bool,
+    /// Where the `id` is on the message's tape; 0 where the answer has none.
+    id: usize,
     echo: Echo,
     sent: usize,
     len: usize,
@@ -47,7 +49,15 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) const fn new() -> Self {
-        Self { phase: Phase::Idle, open: false, echo: Echo::new(), sent: 0, len: 0, bytes: [0; SEND_BYTES] }
+        Self {
+            phase: Phase::Idle,
+            open: false,
+            id: 0,
+            echo: Echo::new(),
+            sent: 0,
+            len: 0,
+            bytes: [0; SEND_BYTES],
+        }
     }
 
     /// Whether no command is being answered.
@@ -78,13 +88,15 @@ impl Reply {
     }
 
     /// Begins to answer a command.
-    pub(super) fn run(&mut self, call: Call) {
-        self.phase = Phase::Result(call);
+    pub(super) fn run(&mut self, request: Request) {
+        self.phase = Phase::Result(Call::new(request));
+        self.id = request.id;
     }
 
-    /// Answers a message with an error; `id` says whether the message's `id` goes with it.
-    pub(super) fn fail(&mut self, error: Error, id: bool) {
-        self.phase = if id { Phase::ErrorId(error) } else { Phase::Error(error) };
+    /// Answers a message with an error. `id` is the place of the `id` that goes with it on the message's tape, 0 for none.
+    pub(super) fn fail(&mut self, error: Error, id: usize) {
+        self.phase = Phase::ErrorId(error);
+        self.id = id;
     }
 
     /// Forgets what was being sent.
@@ -94,16 +106,15 @@ impl Reply {
         (self.sent, self.len) = (0, 0);
     }
 
-    /// Makes the next piece, when there is nothing to be sent. `tape` is that of `message`. Returns whether there now is
+    /// Makes the next piece, when there is nothing to be sent. `tape` is the message's. Returns whether there now is
     /// something to be sent; if not, the handler is not ready.
     pub(super) fn step<H: Handlers>(
         &mut self,
-        message: Object<'_>,
         tape: &[u8],
         handlers: &mut H,
         cx: &mut dispatch::Context<'_>,
     ) -> bool {
-        let Self { phase, open, echo, sent, len, bytes } = self;
+        let Self { phase, open, id, echo, sent, len, bytes } = self;
         let mut w = Writer::new(bytes);
         loop {
             match phase {
@@ -113,11 +124,10 @@ impl Reply {
                     if !*open {
                         w.raw("{\"return\": ");
                     }
-                    match call.step(message, handlers, cx, &mut w) {
+                    match call.step(tape, handlers, cx, &mut w) {
                         Ok(true) => {
                             *open = true;
-                            let id = echo.start(message);
-                            if id {
+                            if echo.start(*id) {
                                 w.raw(", \"id\": ");
                             }
                             *phase = Phase::ResultId;
@@ -135,7 +145,7 @@ impl Reply {
                             w.rewind(start);
                             call.close(&mut w);
                             *phase = Phase::ResultId;
-                            if echo.start(message) {
+                            if echo.start(*id) {
                                 w.raw(", \"id\": ");
                             }
                         }
@@ -157,7 +167,7 @@ impl Reply {
                     if !*open {
                         *open = true;
                         w.raw("{");
-                        if echo.start(message) {
+                        if echo.start(*id) {
                             w.raw("\"id\": ");
                         } else {
                             *phase = Phase::Error(error.clone());

@@ -53,7 +53,7 @@ pub use offered::Offered;
 pub use value::{Any, Boxed, List, Source};
 pub use visit::{MAX_DEPTH, arguments, no_arguments};
 
-use crate::json::{BUCKETS, Emit, bucket};
+use crate::json::Emit;
 
 /// What a module declares.
 macro_rules! module {
@@ -111,11 +111,16 @@ impl Command {
 
     /// The command of this name.
     pub fn find(name: &str) -> Option<Self> {
+        Self::of_bytes(name.as_bytes())
+    }
+
+    /// The command whose name is these bytes.
+    pub(crate) fn of_bytes(name: &[u8]) -> Option<Self> {
         // A chain of the commands whose names have the same hash.
-        let mut next = INDEX.first.get(usize::from(bucket(name))).copied().unwrap_or(0);
+        let mut next = INDEX.first.get(hash(name, 0, name.len())).copied().unwrap_or(0);
         while let Some(index) = next.checked_sub(1) {
             let entity = tables::COMMANDS.get(usize::from(index))?;
-            if tables::text(entity.name) == name {
+            if tables::bytes(entity.name) == name {
                 return Some(Self(index));
             }
             next = INDEX.next.get(usize::from(index)).copied().unwrap_or(0);
@@ -201,19 +206,37 @@ pub trait EventData: Emit {
     }
 }
 
+/// Slots of the hash table of commands.
+const SLOTS: usize = 256;
+
 /// Where commands are by the hash of their names. Numbers are one more than the command's; 0 ends a chain.
 struct Index {
-    first: [u8; BUCKETS as usize],
+    first: [u8; SLOTS],
     next: [u8; Command::COUNT],
 }
 
+/// The slot of the name that is the bytes `from` to `to`, the latter excluded. Length and five bytes tell most of them apart.
+const fn hash(bytes: &[u8], from: usize, to: usize) -> usize {
+    let length = to.saturating_sub(from);
+    let places = [0, length / 4, length / 2, length.saturating_sub(5), length.saturating_sub(2)];
+    let (mut sum, mut i) = (length, 0);
+    while i < places.len() {
+        let at = from.saturating_add(places[i]);
+        let byte = if at < bytes.len() { bytes[at] } else { 0 };
+        sum = sum.wrapping_mul(23).wrapping_add(byte as usize);
+        i += 1;
+    }
+    (sum ^ sum >> 8) % SLOTS
+}
+
 static INDEX: Index = {
-    let mut index = Index { first: [0; BUCKETS as usize], next: [0; Command::COUNT] };
+    let mut index = Index { first: [0; SLOTS], next: [0; Command::COUNT] };
     let mut i = 0;
     while i < Command::COUNT {
-        let bucket = tables::bucket_of(tables::COMMANDS[i].name) as usize;
-        index.next[i] = index.first[bucket];
-        index.first[bucket] = i as u8 + 1;
+        let (from, to) = tables::extent(tables::COMMANDS[i].name);
+        let slot = hash(tables::POOL.as_bytes(), from, to);
+        index.next[i] = index.first[slot];
+        index.first[slot] = i as u8 + 1;
         i += 1;
     }
     index

@@ -191,7 +191,7 @@ static POOL_BYTES: [u8; POOL_LEN] = {
 };
 
 /// All strings, one after the other.
-static POOL: &str = match core::str::from_utf8(&POOL_BYTES) {
+pub(super) static POOL: &str = match core::str::from_utf8(&POOL_BYTES) {
     Ok(pool) => pool,
     Err(_) => panic!("the names are text"),
 };
@@ -206,9 +206,18 @@ pub(super) const COMMAND_COUNT: usize = LINKED.command_count;
 /// How many events there are.
 pub(super) const EVENT_COUNT: usize = LINKED.event_count;
 
-/// The hash bucket of a string.
-pub(super) const fn bucket_of(id: StrId) -> u16 {
-    crate::json::bucket_in(&POOL_BYTES, STARTS[id as usize] as usize, STARTS[id as usize + 1] as usize)
+/// Where a string is in the pool: its start and end.
+pub(super) const fn extent(id: StrId) -> (usize, usize) {
+    (STARTS[id as usize] as usize, STARTS[id as usize + 1] as usize)
+}
+
+/// The bytes of the string of an index.
+pub(super) fn bytes(id: StrId) -> &'static [u8] {
+    let at = usize::from(id);
+    match STARTS.get(at..) {
+        Some([start, end, ..]) => POOL.as_bytes().get(usize::from(*start)..usize::from(*end)).unwrap_or(b""),
+        _ => b"",
+    }
 }
 
 /// The string of an index.
