@@ -12,7 +12,8 @@ use monovisor_cpu::{Processor, Settings, VmxMemory};
 use monovisor_devices::{Pc, PcConfig};
 use monovisor_host::uart::Uart;
 use monovisor_host::{BootInfo, frames, info, timer, warn};
-use monovisor_loader::e820;
+use monovisor_loader::options::CpuBase;
+use monovisor_loader::{Options, e820};
 use spin::{Mutex, MutexGuard, Once};
 
 use crate::backend::Backend;
@@ -22,6 +23,7 @@ use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
 use crate::lines::{self, Ports};
 use crate::machine::{MAX_CPUS, Machine, Parts, Run, Shared, host_cpuid};
+use crate::policy::model::{Base, Complaint, Features, Instructions};
 use crate::policy::{cpuid, features};
 use crate::ram::GuestRam;
 use crate::services;
@@ -141,6 +143,7 @@ enum MakeError<E> {
     NoRam { asked: u64, free: u64 },
     Tables(PagingError),
     Processor(E),
+    Cpu(Complaint<'static>),
 }
 
 impl<E: core::fmt::Display> core::fmt::Display for MakeError<E> {
@@ -156,8 +159,29 @@ impl<E: core::fmt::Display> core::fmt::Display for MakeError<E> {
             ),
             Self::Tables(error) => write!(f, "-m: {error}"),
             Self::Processor(error) => write!(f, "{error}"),
+            Self::Cpu(complaint) => write!(f, "{complaint}"),
         }
     }
+}
+
+/// The CPU model that `-cpu` asks for. Of what it cannot have a guest is warned, as QEMU does; what makes no sense is an
+/// error.
+fn model<E>(options: &Options<'static>, (invpcid, rdtscp): (bool, bool)) -> Result<Features, MakeError<E>> {
+    let cpu = &options.cpu;
+    let base = match cpu.base {
+        CpuBase::Host => Base::Host,
+        CpuBase::Base => Base::Base,
+    };
+    let hidden = Instructions { invpcid: !invpcid, rdtscp: !rdtscp };
+    let mut error = None;
+    let features = Features::choose(base, &cpu.features, hidden, &host_cpuid, &mut |complaint| {
+        if complaint.is_error() {
+            error.get_or_insert(complaint);
+        } else {
+            warn!("{complaint}");
+        }
+    });
+    error.map_or(Ok(features), |complaint| Err(MakeError::Cpu(complaint)))
 }
 
 fn make<P: Processor + 'static>(
@@ -193,7 +217,7 @@ fn make<P: Processor + 'static>(
     let ram = RAM.call_once(|| ram);
 
     let clock = Clock::new(timer::tsc_hz());
-    let (invpcid, rdtscp) = P::invpcid_and_rdtscp();
+    let features = model(options, P::invpcid_and_rdtscp())?;
     let context = cpuid::Context {
         apic_id: 0,
         processors: 1,
@@ -201,10 +225,9 @@ fn make<P: Processor + 'static>(
         pke: false,
         xcr0: 1,
         tsc_khz: u32::try_from(clock.tsc_hz() / 1000).unwrap_or(u32::MAX),
-        invpcid,
-        rdtscp,
+        features,
     };
-    let allowed = features::allowed(&context, host_cpuid);
+    let allowed = features::allowed(&features, &host_cpuid);
     let settings = Settings { root: tables.root(), allowed };
     // SAFETY: this is the first processor at CPL 0 with interrupts off; `host` has set up GDT, IDT (with an NMI
     // handler that returns), TSS and the identity map for good and uses none of the registers named. The tables

@@ -13,6 +13,10 @@ pub struct GeneralProtection;
 
 /// CR4.CET.
 pub const CR4_CET: u64 = 1 << 23;
+/// CR4.PKS: protection keys for supervisor pages.
+pub const CR4_PKS: u64 = 1 << 24;
+/// CR4.UINTR: user interrupts.
+pub const CR4_UINTR: u64 = 1 << 25;
 /// EFER.FFXSR (AMD): FXSAVE leaves out XMM in 64-bit mode at CPL 0.
 pub const EFER_FFXSR: u64 = 1 << 14;
 /// EFER.TCE (AMD): translation cache extension.
@@ -25,8 +29,25 @@ pub struct Allowed {
     pub efer: u64,
     /// CR4 bits that may be 1.
     pub cr4: u64,
+    /// The host's processor would let others be 1.
+    pub cr4_checked: bool,
     /// XCR0 bits that may be 1; 0 without XSAVE.
     pub xcr0: u64,
+    /// INVPCID is there.
+    pub invpcid: bool,
+    /// RDTSCP is there.
+    pub rdtscp: bool,
+    /// RDPID is there.
+    pub rdpid: bool,
+    /// RDPRU is there.
+    pub rdpru: bool,
+}
+
+impl Allowed {
+    /// IA32_TSC_AUX is there.
+    pub const fn tsc_aux(&self) -> bool {
+        self.rdtscp || self.rdpid
+    }
 }
 
 /// CR0 bits that exist (SDM vol. 3, 2.5). Writes to the other bits of the low half are ignored.
@@ -152,7 +173,12 @@ mod tests {
     const ALLOWED: Allowed = Allowed {
         efer: EFER_SCE | EFER_LME | EFER_NXE,
         cr4: CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_LA57 | CR4_OSXSAVE | CR4_CET,
+        cr4_checked: true,
         xcr0: 0xe7,
+        invpcid: true,
+        rdtscp: true,
+        rdpid: true,
+        rdpru: true,
     };
     const LONG: Control = Control {
         cr0: CR0_PE | CR0_PG | CR0_ET | CR0_WP,

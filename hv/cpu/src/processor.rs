@@ -13,7 +13,7 @@ use crate::vmx::{self, EnableError, Vmx};
 pub struct Settings {
     /// Root of the second-level page tables ([`crate::paging::Tables::root`]).
     pub root: u64,
-    /// Control-register bits that the guest's CPUID gives it.
+    /// Control bits and instructions that the guest's CPU model has.
     pub allowed: Allowed,
 }
 
@@ -68,9 +68,8 @@ impl Processor for Svm {
     }
 
     unsafe fn new(memory: &'static mut SvmMemory, settings: &Settings) -> Result<Self, SvmError> {
-        // SAFETY: the caller's promise is the same. SVM needs no `allowed`: the processor itself checks what the guest
-        // writes into its control registers.
-        unsafe { Self::new(memory, settings.root) }
+        // SAFETY: the caller's promise is the same.
+        unsafe { Self::new(memory, settings.root, &settings.allowed) }
     }
 
     fn disable(self) {

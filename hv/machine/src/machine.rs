@@ -19,7 +19,7 @@ use monovisor_devices::apic::{CpuRequest, LocalApic};
 use monovisor_host::{interrupts, timer};
 
 use crate::clock::Clock;
-use crate::policy::cpuid;
+use crate::policy::cpuid::{self, Cpuid};
 use crate::policy::msr::Msrs;
 use crate::ram::GuestRam;
 use crate::registers::Registers;
@@ -147,7 +147,7 @@ pub struct Machine<V: ?Sized> {
     /// The guest's time, as it is as long as this processor runs.
     clock: Clock,
     msrs: Msrs,
-    cpuid: cpuid::Context,
+    cpuid: Cpuid,
     allowed: Allowed,
     intel: bool,
     activity: Activity,
@@ -175,7 +175,10 @@ impl<V: Vcpu + 'static> Machine<V> {
             ram: shared.ram(),
             clock: shared.with(index, |devices| devices.clock.clone()),
             msrs: Msrs::new(parts.intel),
-            cpuid: cpuid::Context { apic_id: monovisor_arch::layout::apic_id(index as u8), ..parts.cpuid },
+            cpuid: Cpuid::new(
+                cpuid::Context { apic_id: monovisor_arch::layout::apic_id(index as u8), ..parts.cpuid },
+                &host_cpuid,
+            ),
             allowed: parts.allowed,
             intel: parts.intel,
             activity: if index == 0 { Activity::Running } else { Activity::WaitForStartUp },

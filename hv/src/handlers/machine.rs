@@ -21,8 +21,8 @@ use crate::machine::MAX_CPUS;
 /// The only machine type.
 pub(crate) const MACHINE: &str = "pc";
 
-/// The CPU model that the guest has: what the rig's processor has and can be passed on.
-pub(crate) const CPU_MODEL: &str = "host";
+/// The CPU models: what the rig's processor has and can be passed on, and the least that 64-bit systems expect.
+const CPU_MODELS: [&str; 2] = ["host", "base"];
 
 /// The parameters of an option.
 pub(crate) struct Parameters(&'static [Parameter]);
@@ -89,8 +89,8 @@ impl Machine for Hypervisor<'_> {
     }
 
     fn query_cpu_definitions(&mut self, index: usize, _: &mut Context<'_>) -> Element<CpuDefinitionInfo<'_>> {
-        Ok((index == 0).then_some(CpuDefinitionInfo {
-            name: CPU_MODEL,
+        Ok(CPU_MODELS.get(index).map(|name| CpuDefinitionInfo {
+            name,
             migration_safe: None,
             is_static: false,
             unavailable_features: Some(List::EMPTY),

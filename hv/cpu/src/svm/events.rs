@@ -155,7 +155,7 @@ impl Svm {
                 // will find it done.
                 self.arm_virtual_interrupt(false);
             }
-            exit::CR8_WRITE => self.begin_step(),
+            exit::CR4_WRITE | exit::CR8_WRITE => self.begin_step(),
             _ => return self.refused(code),
         }
         None

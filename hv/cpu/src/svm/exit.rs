@@ -4,6 +4,7 @@ use monovisor_arch::{Exit, InstructionBytes, IoExit, MemoryAccess, MemoryExit, S
 
 use super::vmcb::ControlArea;
 
+pub const CR4_WRITE: u64 = 0x14;
 pub const CR8_WRITE: u64 = 0x18;
 pub const EXCEPTION_DB: u64 = 0x41;
 pub const EXCEPTION_GP: u64 = 0x4d;
@@ -27,12 +28,13 @@ pub const SHUTDOWN: u64 = 0x7f;
 pub const VMRUN: u64 = 0x80;
 pub const VMMCALL: u64 = 0x81;
 pub const VMLOAD: u64 = 0x82;
-pub const SKINIT: u64 = 0x86;
 pub const WBINVD: u64 = 0x89;
 pub const MONITOR: u64 = 0x8a;
 pub const MWAIT_ARMED: u64 = 0x8c;
 pub const XSETBV: u64 = 0x8d;
 pub const RDPRU: u64 = 0x8e;
+pub const RDTSCP: u64 = 0x87;
+pub const INVPCID: u64 = 0xa2;
 pub const NPF: u64 = 0x400;
 /// VMEXIT_INVALID, -1.
 pub const INVALID: u64 = !0;
@@ -60,7 +62,9 @@ pub fn decode(control: &ControlArea, decode_assists: bool) -> Exit {
         SHUTDOWN => Exit::Shutdown,
         INIT => Exit::Init,
         EXCEPTION_MC => Exit::MachineCheck,
-        VMRUN | VMLOAD..=SKINIT | INVLPGA | MONITOR..=MWAIT_ARMED | RDPRU => Exit::UndefinedInstruction,
+        VMRUN | VMLOAD..=RDTSCP | INVLPGA | MONITOR..=MWAIT_ARMED | RDPRU | INVPCID => {
+            Exit::UndefinedInstruction
+        }
         code => Exit::Unexpected(code),
     }
 }

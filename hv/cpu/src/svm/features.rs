@@ -1,7 +1,7 @@
 //! What this processor's SVM can do, and switching it on.
 
 use core::arch::asm;
-use core::arch::x86_64::__cpuid;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 use x86_64::registers::model_specific::Msr;
 
@@ -45,6 +45,8 @@ pub struct Features {
     pub virtual_nmi: bool,
     /// RDTSCP and with it the MSR TSC_AUX (CPUID 8000_0001 EDX bit 27).
     pub tsc_aux: bool,
+    /// INVPCID, and so an intercept for it (CPUID 7 EBX bit 10).
+    pub invpcid: bool,
     /// Bits of a physical address (CPUID 8000_0008 EAX bits 7:0).
     pub physical_bits: u8,
     /// Largest page (CPUID 8000_0001 EDX bit 26).
@@ -59,7 +61,8 @@ impl Features {
         let (extended_ecx, extended_edx) = leaf(0x8000_0001).map_or((0, 0), |leaf| (leaf.ecx, leaf.edx));
         let physical = leaf(0x8000_0008).map_or(36, |leaf| leaf.eax as u8);
         let (asids, features) = leaf(0x8000_000a).map_or((0, 0), |leaf| (leaf.ebx, leaf.edx));
-        Self::decode(extended_ecx, extended_edx, physical, asids, features)
+        let invpcid = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx & 1 << 10 != 0;
+        Self { invpcid, ..Self::decode(extended_ecx, extended_edx, physical, asids, features) }
     }
 
     const fn decode(
@@ -83,6 +86,7 @@ impl Features {
             decode_assists: bit(features, 7),
             virtual_nmi: bit(features, 25),
             tsc_aux: bit(extended_edx, 27),
+            invpcid: false,
             physical_bits,
             largest_page: if bit(extended_edx, 26) { PageSize::Size1G } else { PageSize::Size2M },
         }

@@ -10,6 +10,8 @@
 //!   is made by intercepting its writes and stepping over them, as the register that is written is not known without
 //!   decode assists. The same is done while a window is open: there QEMU's TCG (7.2) fails an assertion of its own
 //!   when a guest writes CR8.
+//! - Writes of CR4 are stepped over in the same way where the host has bits there that the guest's model has not: what has
+//!   come of one is looked at before the next instruction, and taken back.
 //! - DR0 to DR3 and TSC_AUX stay loaded while the host runs, which uses neither: at #VMEXIT the processor clears DR7,
 //!   so a guest's breakpoints cannot fire in the host.
 //! - An INIT that arrives in guest mode exits, but then stays pending and hits the host as soon as GIF is set (APM
@@ -34,12 +36,13 @@ use monovisor_arch::{Event, Vcpu, vector};
 
 pub use features::Features;
 
+use crate::control::Allowed;
 use crate::inject::EventQueue;
 use crate::msr;
 use crate::xstate::XState;
 use bitmap::{IoPermissions, MsrPermissions};
 use switch::Context;
-use vmcb::{ControlArea, SaveArea, Vmcb, intercept, intercept_2, interrupt};
+use vmcb::{ControlArea, SaveArea, Vmcb, intercept, intercept_2, intercept_3, interrupt};
 use window::{NmiState, Step};
 
 /// Why SVM cannot be used on this processor.
@@ -139,8 +142,7 @@ const INTERCEPTS_2: u32 = intercept_2::VMRUN
     | intercept_2::MONITOR
     | intercept_2::MWAIT
     | intercept_2::MWAIT_ARMED
-    | intercept_2::XSETBV
-    | intercept_2::RDPRU;
+    | intercept_2::XSETBV;
 
 /// #DB, #AC (see the module's text) and #MC.
 const EXCEPTION_INTERCEPTS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
@@ -166,6 +168,10 @@ const TLB_FLUSH_GUEST: u8 = 3;
 /// NP_ENABLE at offset 0x90.
 const NESTED_PAGING: u64 = 1;
 
+/// Write intercepts of control registers (APM vol. 2, table B-1, offset 0).
+const CR4_WRITE: u32 = 1 << (16 + 4);
+const CR8_WRITE: u32 = 1 << (16 + 8);
+
 /// Valid bit of EXITINTINFO.
 const INFO_VALID: u64 = 1 << 31;
 
@@ -173,6 +179,7 @@ const INFO_VALID: u64 = 1 << 31;
 pub struct Svm {
     memory: &'static mut SvmMemory,
     features: Features,
+    allowed: Allowed,
     queue: EventQueue,
     /// A software interrupt injected at the last entry, with RIP moved behind it already: if its delivery is
     /// interrupted it is injected again, while one that the guest ran itself is run again.
@@ -200,10 +207,14 @@ impl Svm {
     ///
     /// # Safety
     /// As for [`crate::Processor::new`].
-    pub unsafe fn new(memory: &'static mut SvmMemory, root: u64) -> Result<Self, SvmError> {
+    pub unsafe fn new(
+        memory: &'static mut SvmMemory,
+        root: u64,
+        allowed: &Allowed,
+    ) -> Result<Self, SvmError> {
         let features = Features::read();
         features::enable(&features, core::ptr::from_ref(&memory.host_save) as u64)?;
-        let mut svm = Self::assemble(memory, features);
+        let mut svm = Self::assemble(memory, features, allowed);
         svm.set_up(root);
         svm.set_up_host();
         svm.reset();
@@ -211,10 +222,11 @@ impl Svm {
     }
 
     /// All but what needs the hardware.
-    fn assemble(memory: &'static mut SvmMemory, features: Features) -> Self {
+    fn assemble(memory: &'static mut SvmMemory, features: Features, allowed: &Allowed) -> Self {
         Self {
             memory,
             features,
+            allowed: *allowed,
             queue: EventQueue::new(),
             software: None,
             nmi: NmiState::Open,
@@ -274,20 +286,27 @@ impl Svm {
 
     fn set_up(&mut self, nested_root: u64) {
         let basis = self.interrupt_basis();
+        let allowed = self.allowed;
         let memory = &mut *self.memory;
         memory.ports.intercept_all();
         memory.msrs.intercept_all();
         for msr in OPEN_MSRS {
             memory.msrs.open(msr);
         }
-        if self.features.tsc_aux {
+        if self.features.tsc_aux && allowed.tsc_aux() {
             memory.msrs.open(msr::TSC_AUX);
         }
         memory.vmcb = Vmcb::new();
         let control = &mut memory.vmcb.control;
         control.exception_intercepts = EXCEPTION_INTERCEPTS;
         control.intercepts = INTERCEPTS;
-        control.intercepts_2 = INTERCEPTS_2;
+        control.intercepts_2 = INTERCEPTS_2
+            | if allowed.rdtscp { 0 } else { intercept_2::RDTSCP }
+            | if allowed.rdpru { 0 } else { intercept_2::RDPRU };
+        if self.features.invpcid && !allowed.invpcid {
+            control.intercepts_3 = intercept_3::INVPCID;
+        }
+        control.cr_intercepts = if allowed.cr4_checked { CR4_WRITE } else { 0 };
         control.iopm_base = core::ptr::from_ref(&memory.ports) as u64;
         control.msrpm_base = core::ptr::from_ref(&memory.msrs) as u64;
         control.asid = 1;

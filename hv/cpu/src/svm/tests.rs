@@ -9,8 +9,6 @@ use super::vmcb::{clean, intercept, interrupt};
 use super::*;
 use crate::paging::PageSize;
 
-const CR8_WRITES: u32 = 1 << 24;
-
 fn features() -> Features {
     Features {
         svm: true,
@@ -23,14 +21,27 @@ fn features() -> Features {
         decode_assists: false,
         virtual_nmi: false,
         tsc_aux: false,
+        invpcid: true,
         physical_bits: 48,
         largest_page: PageSize::Size1G,
     }
 }
 
+/// A model without SMAP, INVPCID and RDTSCP, on a processor that has them.
+const ALLOWED: Allowed = Allowed {
+    efer: EFER_SCE | EFER_LME | EFER_NXE,
+    cr4: 0x7ff,
+    cr4_checked: true,
+    xcr0: 7,
+    invpcid: false,
+    rdtscp: false,
+    rdpid: false,
+    rdpru: true,
+};
+
 /// In 64-bit mode at 0x1000, after its first entry.
 fn vcpu(features: Features) -> Svm {
-    let mut svm = Svm::assemble(Box::leak(Box::new(SvmMemory::new())), features);
+    let mut svm = Svm::assemble(Box::leak(Box::new(SvmMemory::new())), features, &ALLOWED);
     svm.set_up(0x1000);
     let efer = EFER_LME | EFER_LMA;
     svm.set_control(Control { cr0: CR0_PE | CR0_PG, cr2: 0, cr3: 0, cr4: CR4_PAE, efer });
@@ -158,7 +169,7 @@ fn cr8_is_stepped_over_and_compared() {
     let mut svm = vcpu(features());
     svm.set_tpr(0x50);
     svm.set_tpr_threshold(3);
-    assert_eq!(svm.memory.vmcb.control.cr_intercepts, CR8_WRITES);
+    assert_eq!(svm.memory.vmcb.control.cr_intercepts, CR4_WRITE | CR8_WRITE);
     for (tpr, exit) in [(0x30, None), (0x20, Some(Exit::InterruptWindow))] {
         leave(&mut svm, exit::CR8_WRITE, 0);
         assert_eq!(svm.internal_exit(exit::CR8_WRITE), None);
@@ -171,22 +182,64 @@ fn cr8_is_stepped_over_and_compared() {
         assert_eq!(svm.end_step(step), exit);
         assert_eq!(svm.rflags() & RFLAGS_TF, 0);
         assert_eq!((svm.pending_event(), svm.save().dr6 & 1 << 14), (None, 0));
-        assert_eq!(svm.memory.vmcb.control.cr_intercepts, CR8_WRITES);
+        assert_eq!(svm.memory.vmcb.control.cr_intercepts, CR4_WRITE | CR8_WRITE);
     }
     // A guest that steps itself gets its #DB, one that writes a reserved value its #GP.
     svm.set_rflags(RFLAGS_TF);
     svm.begin_step();
     leave(&mut svm, exit::EXCEPTION_DB, 0);
-    svm.end_step(Step { trap: true });
+    let step = svm.step.take().unwrap();
+    assert!(step.trap);
+    svm.end_step(step);
     assert!(svm.rflags() & RFLAGS_TF != 0);
     assert_eq!(svm.queue.take(), Some(Event::exception(vector::DB)));
+    svm.set_rflags(0);
     svm.begin_step();
     leave(&mut svm, exit::EXCEPTION_GP, 0);
-    svm.end_step(Step { trap: false });
+    let step = svm.step.take().unwrap();
+    svm.end_step(step);
     assert_eq!(svm.queue.take(), Some(Event::fault(vector::GP, 0)));
     svm.set_tpr_threshold(0);
-    assert_eq!(svm.memory.vmcb.control.cr_intercepts, 0);
+    assert_eq!(svm.memory.vmcb.control.cr_intercepts, CR4_WRITE);
     assert_eq!(svm.memory.vmcb.control.exception_intercepts, EXCEPTION_INTERCEPTS);
+}
+
+#[test]
+fn cr4_keeps_what_the_model_has() {
+    let mut svm = vcpu(features());
+    let step = |svm: &mut Svm, cr4| {
+        leave(svm, exit::CR4_WRITE, 0);
+        assert_eq!(svm.internal_exit(exit::CR4_WRITE), None);
+        assert_eq!(svm.memory.vmcb.control.cr_intercepts, 0);
+        let save = svm.save_mut();
+        save.cr4 = cr4;
+        save.rip += 3;
+        save.dr6 |= 1 << 14;
+        leave(svm, exit::EXCEPTION_DB, 0);
+        let step = svm.step.take().unwrap();
+        assert_eq!(svm.end_step(step), None);
+        assert_eq!(svm.memory.vmcb.control.cr_intercepts, CR4_WRITE);
+        assert_eq!((svm.rflags(), svm.save().dr6 & 1 << 14), (RFLAGS_IF | RFLAGS_FIXED, 0));
+    };
+    step(&mut svm, CR4_PAE | CR4_PGE);
+    assert_eq!((svm.rip(), svm.control().cr4, svm.pending_event()), (0x1003, CR4_PAE | CR4_PGE, None));
+    step(&mut svm, CR4_PAE | CR4_SMAP);
+    assert_eq!((svm.rip(), svm.control().cr4), (0x1003, CR4_PAE | CR4_PGE));
+    assert_eq!(svm.pending_event(), Some(Event::fault(vector::GP, 0)));
+    assert!(svm.flush);
+}
+
+#[test]
+fn instructions_that_the_model_has_not_exit() {
+    let svm = vcpu(features());
+    let control = &svm.memory.vmcb.control;
+    assert_eq!(control.intercepts_2 & (intercept_2::RDTSCP | intercept_2::RDPRU), intercept_2::RDTSCP);
+    assert_eq!(control.intercepts_3, intercept_3::INVPCID);
+    for code in [exit::RDTSCP, exit::INVPCID, exit::VMLOAD, exit::VMRUN] {
+        let mut vmcb = Vmcb::new();
+        vmcb.control.exit_code = code;
+        assert_eq!(exit::decode(&vmcb.control, false), Exit::UndefinedInstruction);
+    }
 }
 
 #[test]
@@ -221,7 +274,7 @@ fn a_flush_is_by_asid_where_it_can_be() {
 
 #[test]
 fn the_very_first_entry_flushes_everything() {
-    let mut svm = Svm::assemble(Box::leak(Box::new(SvmMemory::new())), features());
+    let mut svm = Svm::assemble(Box::leak(Box::new(SvmMemory::new())), features(), &ALLOWED);
     svm.set_up(0);
     svm.flush_tlb();
     svm.prepare();

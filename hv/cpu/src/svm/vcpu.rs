@@ -44,7 +44,8 @@ impl Vcpu for Svm {
             }
             let control = &self.memory.vmcb.control;
             match control.exit_code {
-                code @ (exit::CR8_WRITE
+                code @ (exit::CR4_WRITE
+                | exit::CR8_WRITE
                 | exit::EXCEPTION_DB
                 | exit::EXCEPTION_AC
                 | exit::IRET

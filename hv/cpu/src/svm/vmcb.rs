@@ -233,12 +233,18 @@ pub mod intercept_2 {
     pub const STGI: u32 = 1 << 4;
     pub const CLGI: u32 = 1 << 5;
     pub const SKINIT: u32 = 1 << 6;
+    pub const RDTSCP: u32 = 1 << 7;
     pub const WBINVD: u32 = 1 << 9;
     pub const MONITOR: u32 = 1 << 10;
     pub const MWAIT: u32 = 1 << 11;
     pub const MWAIT_ARMED: u32 = 1 << 12;
     pub const XSETBV: u32 = 1 << 13;
     pub const RDPRU: u32 = 1 << 14;
+}
+
+/// Intercepts in the third word (offset 0x14).
+pub mod intercept_3 {
+    pub const INVPCID: u32 = 1 << 2;
 }
 
 /// Fields of `interrupt_control` (offset 0x60).

@@ -33,7 +33,7 @@ mod state;
 mod vcpu;
 mod vmcs;
 
-use monovisor_arch::state::bits::{CR0_CD, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR4_VMXE};
+use monovisor_arch::state::bits::{CR0_CD, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR4_MCE, CR4_VMXE};
 
 pub use capability::{Capabilities, Facts};
 pub use decode::reason_name;
@@ -46,9 +46,6 @@ use crate::inject::EventQueue;
 use crate::xstate::XState;
 use entry::Context;
 use vmcs::Vmcs;
-
-/// CR4.MCE: stays on in the CPU whatever the guest says, since a machine check without it resets the rig.
-const CR4_MCE: u64 = 1 << 6;
 
 /// Memory that the CPU works on for one virtual processor: 20 KiB and the extended state. Zeroed, so that it can be a static.
 #[repr(C)]
@@ -86,7 +83,7 @@ pub struct Settings {
     pub ept_root: u64,
     /// Tag for cached translations, not 0, and different for each virtual processor that this physical CPU ever runs.
     pub vpid: u16,
-    /// Control-register bits that the guest's CPUID gives it.
+    /// Control bits and instructions that the guest's CPU model has.
     pub allowed: Allowed,
 }
 
@@ -136,7 +133,8 @@ const fn cr0_mask(capabilities: &Capabilities) -> u64 {
     (insisted | CR0_NE | CR0_CD | CR0_NW) & 0xffff_ffff
 }
 
-/// CR4 bits that the guest does not own: those VMX insists on, those the guest's CPUID does not have, and MCE.
+/// CR4 bits that the guest does not own: those VMX insists on, those the guest's CPUID does not have, and MCE, which stays on
+/// in the CPU whatever the guest says, since a machine check without it resets the rig.
 const fn cr4_mask(capabilities: &Capabilities, allowed: &Allowed) -> u64 {
     capabilities.cr4_fixed0 | !capabilities.cr4_fixed1 | !allowed.cr4 | CR4_VMXE | CR4_MCE
 }
@@ -177,7 +175,16 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(cr0_mask(&capabilities), CR0_NE | CR0_CD | CR0_NW);
-        let allowed = Allowed { efer: 0, cr4: 0x0037_07ff, xcr0: 0 };
+        let allowed = Allowed {
+            efer: 0,
+            cr4: 0x0037_07ff,
+            cr4_checked: true,
+            xcr0: 0,
+            invpcid: true,
+            rdtscp: true,
+            rdpid: true,
+            rdpru: false,
+        };
         assert_eq!(!cr4_mask(&capabilities, &allowed), 0x0037_07ff & !CR4_MCE);
     }
 }

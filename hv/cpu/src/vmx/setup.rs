@@ -88,7 +88,7 @@ impl Vmx {
             step_due: false,
             flush_linear: true,
             flush_physical: true,
-            tsc_aux: has_tsc_aux(),
+            tsc_aux: has_tsc_aux() && allowed.tsc_aux(),
         };
         vcpu.write_controls();
         // SAFETY: CPL 0 by the caller.
@@ -119,7 +119,7 @@ impl Vmx {
         for (field, setting) in [
             (Field::PIN_CONTROLS, capabilities.pin),
             (Field::PRIMARY_CONTROLS, capabilities.primary),
-            (Field::SECONDARY_CONTROLS, capabilities.secondary),
+            (Field::SECONDARY_CONTROLS, secondary_controls(capabilities.secondary, &self.allowed)),
             (Field::EXIT_CONTROLS, capabilities.exit),
             (Field::ENTRY_CONTROLS, capabilities.entry),
         ] {
@@ -248,6 +248,13 @@ impl Vmx {
         self.xstate.reset();
         self.flush_tlb();
     }
+}
+
+/// The secondary controls for this model: what it has not raises #UD.
+const fn secondary_controls(possible: u32, allowed: &Allowed) -> u32 {
+    let hidden = if allowed.invpcid { 0 } else { secondary::INVPCID }
+        | if allowed.tsc_aux() { 0 } else { secondary::RDTSCP };
+    possible & !hidden
 }
 
 /// RDTSCP (CPUID.80000001H:EDX bit 27) or RDPID (CPUID.07H:ECX bit 22).

@@ -1,7 +1,7 @@
 //! Reading and changing the guest's registers.
 
 use monovisor_arch::state::bits::{
-    CR0_CD, CR0_NW, CR0_PE, CR0_PG, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, RFLAGS_FIXED, RFLAGS_RF,
+    CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_MCE, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, RFLAGS_FIXED, RFLAGS_RF,
     RFLAGS_TF, RFLAGS_VM,
 };
 use monovisor_arch::{Control, DescriptorTable, Gpr, Segment, SegmentName, VcpuState};
@@ -10,7 +10,7 @@ use super::control::entry;
 use super::field::Field;
 use super::instruction::{cr2, rdmsr, set_cr2, wrmsr};
 use super::vmcs::Slot;
-use super::{CR4_MCE, Vmx, interruptibility};
+use super::{Vmx, interruptibility};
 use crate::control::{canonical, pat_write};
 
 /// MSRs that the guest's state includes.

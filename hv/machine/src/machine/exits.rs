@@ -93,19 +93,25 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     fn cpuid(&mut self) -> Step {
         let eax = self.vcpu.gpr(Gpr::Rax) as u32;
         let ecx = self.vcpu.gpr(Gpr::Rcx) as u32;
-        // Only these leaves show state that a guest changes.
-        if matches!(eax, 1 | 7 | 0xd) {
-            let cr4 = self.vcpu.control().cr4;
-            self.cpuid.osxsave = cr4 & bits::CR4_OSXSAVE != 0;
-            self.cpuid.pke = cr4 & bits::CR4_PKE != 0;
-            self.cpuid.xcr0 = self.vcpu.xcr0();
-        }
-        let leaf = cpuid::leaf(eax, ecx, &self.cpuid, host_cpuid);
+        let leaf = match self.cpuid.ready(eax) {
+            Some(leaf) => *leaf,
+            None => self.changing_leaf(eax, ecx),
+        };
         self.vcpu.set_gpr(Gpr::Rax, leaf.eax.into());
         self.vcpu.set_gpr(Gpr::Rbx, leaf.ebx.into());
         self.vcpu.set_gpr(Gpr::Rcx, leaf.ecx.into());
         self.vcpu.set_gpr(Gpr::Rdx, leaf.edx.into());
         self.advance(Some(Encoding::CPUID))
+    }
+
+    #[inline(never)]
+    fn changing_leaf(&mut self, eax: u32, ecx: u32) -> Leaf {
+        let cr4 = self.vcpu.control().cr4;
+        let context = &mut self.cpuid.context;
+        context.osxsave = cr4 & bits::CR4_OSXSAVE != 0;
+        context.pke = cr4 & bits::CR4_PKE != 0;
+        context.xcr0 = self.vcpu.xcr0();
+        cpuid::leaf(eax, ecx, context, &host_cpuid)
     }
 
     #[inline]

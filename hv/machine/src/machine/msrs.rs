@@ -8,9 +8,14 @@ use monovisor_devices::kvmclock::KvmClock;
 use monovisor_host::timer;
 
 use super::Machine;
+use crate::policy::features;
 use crate::policy::msr::Refused;
+use crate::policy::words::Word;
 
 const IA32_TSC: u32 = 0x10;
+const IA32_APIC_BASE: u32 = 0x1b;
+/// APIC_BASE.EXTD: x2APIC mode.
+const APIC_BASE_EXTD: u64 = 1 << 10;
 const IA32_PAT: u32 = 0x277;
 const IA32_EFER: u32 = 0xc000_0080;
 
@@ -18,6 +23,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     /// RDMSR. `None` is #GP.
     pub(super) fn msr(&mut self, index: u32) -> Option<u64> {
         match index {
+            _ if !features::has_msr(&self.cpuid.context.features, index) => None,
             IA32_TSC => Some(self.guest_tsc()),
             _ if Pc::is_apic_msr(index) => {
                 let (shared, vcpu) = (self.shared, self.index);
@@ -37,7 +43,11 @@ impl<V: Vcpu + ?Sized> Machine<V> {
 
     /// WRMSR. An error is #GP.
     pub(super) fn set_msr(&mut self, index: u32, value: u64) -> Result<(), Refused> {
+        let features = &self.cpuid.context.features;
         match index {
+            _ if !features::has_msr(features, index) => Err(Refused),
+            // Without x2APIC its enable bit is reserved (SDM vol. 3, 11.12.1).
+            IA32_APIC_BASE if value & APIC_BASE_EXTD != 0 && !features.has(Word::Ecx1, 21) => Err(Refused),
             IA32_TSC => {
                 self.tsc_adjust = value.wrapping_sub(self.clock.guest_tsc(timer::now_tsc()));
                 self.update_tsc_offset();

@@ -1,11 +1,10 @@
 //! The CPUID leaves of a guest: the host's, less what Monovisor does not virtualise, plus what it adds.
 //!
-//! A feature that is not in one of the masks here is hidden: a new processor's new feature needs state or
-//! intercepts that nobody has looked at. Leaves: SDM vol. 2, CPUID; APM vol. 3, appendix E.
-
-use monovisor_devices::kvmclock;
+//! Which features it shows is the model's business ([`Features`]). Leaves: SDM vol. 2, CPUID; APM vol. 3, appendix E.
 
 use crate::policy::features::xcr0_offered;
+use crate::policy::model::Features;
+use crate::policy::words::{REPEATED, Word};
 
 /// EAX, EBX, ECX, EDX.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,10 +34,8 @@ pub struct Context {
     pub xcr0: u64,
     /// Frequency of the guest's TSC in kHz.
     pub tsc_khz: u32,
-    /// The guest may run INVPCID and RDTSCP (on VMX by a secondary control).
-    pub invpcid: bool,
-    /// As for `invpcid`.
-    pub rdtscp: bool,
+    /// The model.
+    pub features: Features,
 }
 
 /// Highest basic leaf shown.
@@ -48,115 +45,53 @@ const MAX_HYPERVISOR: u32 = 0x4000_0010;
 /// Highest extended leaf shown.
 const MAX_EXTENDED: u32 = 0x8000_001e;
 
-/// Leaf 1 ECX bits passed through: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, PCID, SSE4.1, SSE4.2, MOVBE, POPCNT,
-/// AES, XSAVE, AVX, F16C, RDRAND.
-const LEAF_1_ECX: u32 = 1
-    | 1 << 1
-    | 1 << 9
-    | 1 << 12
-    | 1 << 13
-    | 1 << 17
-    | 1 << 19
-    | 1 << 20
-    | 1 << 22
-    | 1 << 23
-    | 1 << 25
-    | 1 << 26
-    | 1 << 28
-    | 1 << 29
-    | 1 << 30;
-/// x2APIC, emulated.
-const LEAF_1_ECX_X2APIC: u32 = 1 << 21;
-/// TSC-deadline timer, emulated.
-const LEAF_1_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const LEAF_1_ECX_OSXSAVE: u32 = 1 << 27;
-const LEAF_1_ECX_PCID: u32 = 1 << 17;
-/// Runs under a hypervisor.
-const LEAF_1_ECX_HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1 EDX bits passed through: all of the P6 family's but PSN, DS, ACPI thermal, SS, HTT, TM, IA-64, PBE.
-const LEAF_1_EDX: u32 = 0x078b_ffff & !(1 << 18);
-/// Local APIC, emulated whatever the host's says.
-const LEAF_1_EDX_APIC: u32 = 1 << 9;
 const LEAF_1_EDX_HTT: u32 = 1 << 28;
-
-/// Leaf 7.0 EBX: FSGSBASE, BMI1, AVX2, FDP_EXCPTN, SMEP, BMI2, ERMS, INVPCID, FCS/FDS, AVX512F/DQ, RDSEED, ADX, SMAP,
-/// IFMA, CLFLUSHOPT, CLWB, AVX512PF/ER/CD, SHA, AVX512BW/VL.
-const LEAF_7_EBX: u32 = 1
-    | 1 << 3
-    | 1 << 5
-    | 1 << 6
-    | 1 << 7
-    | 1 << 8
-    | 1 << 9
-    | 1 << 10
-    | 1 << 13
-    | 1 << 16
-    | 1 << 17
-    | 1 << 18
-    | 1 << 19
-    | 1 << 20
-    | 1 << 21
-    | 1 << 23
-    | 1 << 24
-    | 1 << 26
-    | 1 << 27
-    | 1 << 28
-    | 1 << 29
-    | 1 << 30
-    | 1 << 31;
-const LEAF_7_EBX_INVPCID: u32 = 1 << 10;
-/// Leaf 7.0 ECX: AVX512_VBMI, UMIP, PKU, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ, LA57, RDPID,
-/// CLDEMOTE, MOVDIRI, MOVDIR64B.
-const LEAF_7_ECX: u32 = 1 << 1
-    | 1 << 2
-    | 1 << 3
-    | 1 << 6
-    | 1 << 8
-    | 1 << 9
-    | 1 << 10
-    | 1 << 11
-    | 1 << 12
-    | 1 << 14
-    | 1 << 16
-    | 1 << 22
-    | 1 << 25
-    | 1 << 27
-    | 1 << 28;
 const LEAF_7_ECX_OSPKE: u32 = 1 << 4;
-const LEAF_7_ECX_RDPID: u32 = 1 << 22;
-/// Leaf 7.0 EDX: AVX512_4VNNIW, 4FMAPS, fast short REP MOV, VP2INTERSECT, SERIALIZE, AVX512_FP16.
-const LEAF_7_EDX: u32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 8 | 1 << 14 | 1 << 23;
-/// Leaf 7.1 EAX: AVX-VNNI, AVX512_BF16, fast zero-length REP MOVSB, fast short REP STOSB, fast short REP CMPSB/SCASB.
-const LEAF_7_1_EAX: u32 = 1 << 4 | 1 << 5 | 1 << 10 | 1 << 11 | 1 << 12;
-
-/// Leaf 0xD.1 EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. XSAVES and its supervisor state are hidden.
-const LEAF_D_1_EAX: u32 = 0b111;
-
-/// Leaf 0x8000_0001 ECX: LAHF, CMP_LEGACY, AltMovCr8, ABM, SSE4A, misaligned SSE, PREFETCHW, XOP, FMA4, TBM.
-const LEAF_8_1_ECX: u32 = 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 16 | 1 << 21;
 /// CmpLegacy: the package's processors are counted, not threads.
 const LEAF_8_1_ECX_CMP_LEGACY: u32 = 1 << 1;
-/// Leaf 0x8000_0001 EDX: the leaf-1 features that AMD repeats, SYSCALL, NX, MMX extensions, FXSR, FFXSR, 1 GiB
-/// pages, RDTSCP, long mode, 3DNow!.
-const LEAF_8_1_EDX: u32 =
-    0x0183_fbff & !(1 << 18) | 1 << 11 | 1 << 20 | 1 << 22 | 1 << 26 | 1 << 27 | 1 << 29 | 1 << 30 | 1 << 31;
-const LEAF_8_1_EDX_RDTSCP: u32 = 1 << 27;
-/// FFXSR: EFER.FFXSR is refused, so FXSAVE's short form does not exist.
-const LEAF_8_1_EDX_FFXSR: u32 = 1 << 25;
-/// Leaf 0x8000_0007 EDX: invariant TSC.
-const LEAF_8_7_EDX: u32 = 1 << 8;
-/// Leaf 0x8000_0008 EBX: CLZERO, RDPRU hidden, WBNOINVD hidden: only CLZERO and XSAVEERPTR.
-const LEAF_8_8_EBX: u32 = 1 | 1 << 2;
 
 /// KVM's signature, whose paravirtual clock the guest gets: `KVMKVMKVM\0\0\0`.
 const KVM_SIGNATURE: [u32; 3] = [0x4b4d_564b, 0x564b_4d56, 0x0000_004d];
-/// KVM features: port 0x80 needs no delay, and the clock.
-const KVM_FEATURES: u32 = 1 << 1 | kvmclock::FEATURES;
 /// Frequency of the emulated local APIC timer before its divider, in kHz.
 const APIC_BUS_KHZ: u32 = 1_000_000;
 
+/// The leaves of one virtual processor, those kept ready that never change.
+#[derive(Clone, Debug)]
+pub struct Cpuid {
+    /// What the others depend on.
+    pub context: Context,
+    /// Basic leaves 0 to 0x1F, then extended ones 0x8000_0000 to 0x8000_001F.
+    ready: [Leaf; 64],
+}
+
+/// The leaves, numbered as in [`Cpuid::ready`], that depend on the subleaf, or on state that a guest changes: 1, 4, 7,
+/// 0xB, 0xD, 0x1F, 0x8000_001D.
+const NOT_READY: u64 = 1 << 1 | 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd | 1 << 0x1f | 1 << (32 + 0x1d);
+
+impl Cpuid {
+    /// For a processor with this context.
+    pub fn new(context: Context, host: &dyn Fn(u32, u32) -> Leaf) -> Self {
+        let mut ready = [Leaf::default(); 64];
+        for (number, place) in (0u32..).zip(&mut ready) {
+            *place = leaf(number & 0x1f | (number >> 5) << 31, 0, &context, host);
+        }
+        Self { context, ready }
+    }
+
+    /// A leaf that is always the same; `None` leaves it to [`leaf`].
+    #[inline]
+    pub fn ready(&self, number: u32) -> Option<&Leaf> {
+        let index = number & 0x1f | number >> 31 << 5;
+        if number & 0x7fff_ffe0 != 0 || NOT_READY >> index & 1 != 0 {
+            return None;
+        }
+        self.ready.get(index as usize)
+    }
+}
+
 /// The leaf that a guest sees. `host` runs CPUID on this processor.
-pub fn leaf(leaf: u32, subleaf: u32, context: &Context, host: impl Fn(u32, u32) -> Leaf) -> Leaf {
+pub fn leaf(leaf: u32, subleaf: u32, context: &Context, host: &dyn Fn(u32, u32) -> Leaf) -> Leaf {
     match leaf {
         0x4000_0000..=0x4fff_ffff => hypervisor(leaf, context),
         0x8000_0000..=0xffff_ffff => {
@@ -171,21 +106,17 @@ pub fn leaf(leaf: u32, subleaf: u32, context: &Context, host: impl Fn(u32, u32) 
     }
 }
 
-fn basic(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: impl Fn(u32, u32) -> Leaf) -> Leaf {
+fn basic(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: &dyn Fn(u32, u32) -> Leaf) -> Leaf {
     let raw = host(leaf, subleaf);
+    let features = &context.features;
     match leaf {
         0 => Leaf { eax: limit, ..raw },
         1 => {
-            let mut ecx = raw.ecx & LEAF_1_ECX;
+            let mut ecx = features.word(Word::Ecx1);
             if ecx & (1 << 26) != 0 && context.osxsave {
                 ecx |= LEAF_1_ECX_OSXSAVE;
             }
-            if !context.invpcid {
-                // Linux would use PCIDs and INVPCID together; a processor with one has the other.
-                ecx &= !LEAF_1_ECX_PCID;
-            }
-            ecx |= LEAF_1_ECX_X2APIC | LEAF_1_ECX_TSC_DEADLINE | LEAF_1_ECX_HYPERVISOR;
-            let mut edx = raw.edx & LEAF_1_EDX | LEAF_1_EDX_APIC;
+            let mut edx = features.word(Word::Edx1);
             if context.processors > 1 {
                 edx |= LEAF_1_EDX_HTT;
             }
@@ -201,24 +132,22 @@ fn basic(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: impl Fn(u
         6 => Leaf { eax: raw.eax & 1 << 2 | 1 << 2, ..Leaf::default() },
         7 => match subleaf {
             0 => {
-                let mut ebx = raw.ebx & LEAF_7_EBX;
-                if !context.invpcid {
-                    ebx &= !LEAF_7_EBX_INVPCID;
-                }
-                let mut ecx = raw.ecx & LEAF_7_ECX;
+                let mut ecx = features.word(Word::Ecx7);
                 if ecx & (1 << 3) != 0 && context.pke {
                     ecx |= LEAF_7_ECX_OSPKE;
                 }
-                if !context.rdtscp {
-                    ecx &= !LEAF_7_ECX_RDPID;
+                Leaf {
+                    eax: raw.eax.min(1),
+                    ebx: features.word(Word::Ebx7),
+                    ecx,
+                    edx: features.word(Word::Edx7),
                 }
-                Leaf { eax: raw.eax.min(1), ebx, ecx, edx: raw.edx & LEAF_7_EDX }
             }
-            1 => Leaf { eax: raw.eax & LEAF_7_1_EAX, ..Leaf::default() },
+            1 => Leaf { eax: features.word(Word::Eax71), ..Leaf::default() },
             _ => Leaf::default(),
         },
         // Extended topology: no threads, no cores; EDX is the x2APIC id.
-        0xb | 0x1f => topology(leaf, subleaf, context, &host),
+        0xb | 0x1f => topology(leaf, subleaf, context, host),
         0xd => extended_state(subleaf, raw, context, host),
         // 0x15 and 0x16 stay hidden: their crystal would have to be the APIC timer's clock, and Linux multiplies
         // them in 32 bits. A guest learns its TSC frequency from the KVM clock or leaf 0x4000_0010.
@@ -226,7 +155,7 @@ fn basic(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: impl Fn(u
     }
 }
 
-fn topology(leaf: u32, subleaf: u32, context: &Context, host: &impl Fn(u32, u32) -> Leaf) -> Leaf {
+fn topology(leaf: u32, subleaf: u32, context: &Context, host: &dyn Fn(u32, u32) -> Leaf) -> Leaf {
     // A processor without leaf 0x1F answers zeros in EBX of its subleaf 0: then this one must as well.
     if leaf == 0x1f && host(leaf, 0).ebx == 0 {
         return Leaf::default();
@@ -243,8 +172,12 @@ fn topology(leaf: u32, subleaf: u32, context: &Context, host: &impl Fn(u32, u32)
     }
 }
 
-fn extended_state(subleaf: u32, raw: Leaf, context: &Context, host: impl Fn(u32, u32) -> Leaf) -> Leaf {
-    let components = |leaf: Leaf| xcr0_offered(u64::from(leaf.eax) | u64::from(leaf.edx) << 32);
+fn extended_state(subleaf: u32, raw: Leaf, context: &Context, host: &dyn Fn(u32, u32) -> Leaf) -> Leaf {
+    if !context.features.has(Word::Ecx1, 26) {
+        return Leaf::default();
+    }
+    let components =
+        |leaf: Leaf| xcr0_offered(u64::from(leaf.eax) | u64::from(leaf.edx) << 32, &context.features);
     // Legacy area and header, then each component where the host puts it.
     let size = |mask: u64| {
         (2..63u32).filter(|&bit| mask >> bit & 1 != 0).fold(576, |size: u32, bit| {
@@ -263,7 +196,7 @@ fn extended_state(subleaf: u32, raw: Leaf, context: &Context, host: impl Fn(u32,
             }
         }
         1 => {
-            let eax = raw.eax & LEAF_D_1_EAX;
+            let eax = context.features.word(Word::EaxD1);
             let ebx = if eax & 2 == 0 {
                 0
             } else {
@@ -287,36 +220,33 @@ fn hypervisor(leaf: u32, context: &Context) -> Leaf {
             let [ebx, ecx, edx] = KVM_SIGNATURE;
             Leaf { eax: MAX_HYPERVISOR, ebx, ecx, edx }
         }
-        0x4000_0001 => Leaf { eax: KVM_FEATURES, ..Leaf::default() },
+        0x4000_0001 => Leaf { eax: context.features.word(Word::Kvm), ..Leaf::default() },
         0x4000_0010 => Leaf { eax: context.tsc_khz, ebx: APIC_BUS_KHZ, ..Leaf::default() },
         _ => Leaf::default(),
     }
 }
 
-fn extended(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: impl Fn(u32, u32) -> Leaf) -> Leaf {
+fn extended(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: &dyn Fn(u32, u32) -> Leaf) -> Leaf {
     let raw = host(leaf, subleaf);
+    let features = &context.features;
     match leaf {
         0x8000_0000 => Leaf { eax: limit, ..raw },
         0x8000_0001 => {
-            let mut ecx = raw.ecx & LEAF_8_1_ECX;
+            let mut ecx = features.word(Word::Ecx81);
             if context.processors > 1 && limit >= 0x8000_0008 {
                 ecx |= raw.ecx & LEAF_8_1_ECX_CMP_LEGACY;
             }
-            let mut edx = raw.edx & LEAF_8_1_EDX & !LEAF_8_1_EDX_FFXSR;
-            if !context.rdtscp {
-                edx &= !LEAF_8_1_EDX_RDTSCP;
-            }
-            // APIC, as in leaf 1, where AMD repeats it.
-            edx |= raw.edx & LEAF_1_EDX_APIC;
+            // AMD repeats some of leaf 1.
+            let edx = features.word(Word::Edx81) | raw.edx & REPEATED & features.word(Word::Edx1);
             Leaf { eax: raw.eax, ebx: raw.ebx, ecx, edx }
         }
         // Brand string, caches.
         0x8000_0002..=0x8000_0006 => raw,
-        0x8000_0007 => Leaf { edx: raw.edx & LEAF_8_7_EDX, ..Leaf::default() },
+        0x8000_0007 => Leaf { edx: features.word(Word::Edx87), ..Leaf::default() },
         0x8000_0008 => Leaf {
             // Guest-physical width in 23:16 is for hypervisors: 0, the same as 7:0.
             eax: raw.eax & 0xffff,
-            ebx: raw.ebx & LEAF_8_8_EBX,
+            ebx: features.word(Word::Ebx88),
             ecx: u32::from(context.processors.max(1)) - 1,
             edx: 0,
         },
@@ -334,17 +264,19 @@ fn extended(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: impl F
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::model::{Base, Instructions};
 
-    const CONTEXT: Context = Context {
-        apic_id: 0,
-        processors: 1,
-        osxsave: false,
-        pke: false,
-        xcr0: 1,
-        tsc_khz: 2_400_000,
-        invpcid: true,
-        rdtscp: true,
-    };
+    fn context() -> Context {
+        Context {
+            apic_id: 0,
+            processors: 1,
+            osxsave: false,
+            pke: false,
+            xcr0: 1,
+            tsc_khz: 2_400_000,
+            features: Features::choose(Base::Host, &[], Instructions::default(), &everything, &mut |_| {}),
+        }
+    }
 
     /// A processor that has every bit of every leaf.
     fn everything(leaf: u32, subleaf: u32) -> Leaf {
@@ -362,56 +294,75 @@ mod tests {
 
     #[test]
     fn virtualisation_and_unknown_features_are_hidden() {
-        let one = leaf(1, 0, &CONTEXT, everything);
+        let one = leaf(1, 0, &context(), &everything);
         assert_eq!(one.ecx & (1 << 5 | 1 << 3 | 1 << 6 | 1 << 15), 0, "VMX, MONITOR, SMX, PDCM");
         assert_ne!(one.ecx & 1 << 31, 0);
         assert_eq!(one.ecx & LEAF_1_ECX_OSXSAVE, 0);
-        assert_eq!(leaf(0x8000_0001, 0, &CONTEXT, everything).ecx & 1 << 2, 0, "SVM");
-        let seven = leaf(7, 0, &CONTEXT, everything);
+        assert_eq!(leaf(0x8000_0001, 0, &context(), &everything).ecx & 1 << 2, 0, "SVM");
+        let seven = leaf(7, 0, &context(), &everything);
         assert_eq!(seven.ebx & (1 << 1 | 1 << 2 | 1 << 4 | 1 << 11 | 1 << 14 | 1 << 25), 0);
         assert_eq!(seven.ecx & (1 << 5 | 1 << 7 | LEAF_7_ECX_OSPKE), 0);
         for hidden in
             [0x3, 0x5, 0xa, 0xf, 0x10, 0x12, 0x14, 0x15, 0x16, 0x19, 0x1c, 0x20, 0x8000_000a, 0x8000_001f]
         {
-            assert_eq!(leaf(hidden, 0, &CONTEXT, everything), Leaf::default(), "{hidden:#x}");
+            assert_eq!(leaf(hidden, 0, &context(), &everything), Leaf::default(), "{hidden:#x}");
         }
     }
 
     #[test]
     fn limits_are_capped_both_ways() {
-        assert_eq!(leaf(0, 0, &CONTEXT, everything).eax, MAX_BASIC);
-        assert_eq!(leaf(0x8000_0000, 0, &CONTEXT, everything).eax, MAX_EXTENDED);
+        assert_eq!(leaf(0, 0, &context(), &everything).eax, MAX_BASIC);
+        assert_eq!(leaf(0x8000_0000, 0, &context(), &everything).eax, MAX_EXTENDED);
         let old = |leaf, subleaf| {
             if leaf == 0 { Leaf { eax: 4, ..Leaf::default() } } else { everything(leaf, subleaf) }
         };
-        assert_eq!(leaf(0, 0, &CONTEXT, old).eax, 4);
-        assert_eq!(leaf(7, 0, &CONTEXT, old), Leaf::default());
+        assert_eq!(leaf(0, 0, &context(), &old).eax, 4);
+        assert_eq!(leaf(7, 0, &context(), &old), Leaf::default());
     }
 
     #[test]
     fn osxsave_and_ospke_mirror_cr4() {
-        let context = Context { osxsave: true, pke: true, ..CONTEXT };
-        assert_ne!(leaf(1, 0, &context, everything).ecx & LEAF_1_ECX_OSXSAVE, 0);
-        assert_ne!(leaf(7, 0, &context, everything).ecx & LEAF_7_ECX_OSPKE, 0);
+        let context = Context { osxsave: true, pke: true, ..context() };
+        assert_ne!(leaf(1, 0, &context, &everything).ecx & LEAF_1_ECX_OSXSAVE, 0);
+        assert_ne!(leaf(7, 0, &context, &everything).ecx & LEAF_7_ECX_OSPKE, 0);
     }
 
     #[test]
     fn sizes_of_extended_state_follow_xcr0() {
-        let d = |xcr0| leaf(0xd, 0, &Context { xcr0, ..CONTEXT }, everything);
+        let d = |xcr0| leaf(0xd, 0, &Context { xcr0, ..context() }, &everything);
         assert_eq!((d(1).ebx, d(1).ecx, d(1).eax), (576, 2696, 0x2e7));
         assert_eq!(d(7).ebx, 832);
         assert_eq!(d(0xe7).ebx, 2688);
-        let compact = leaf(0xd, 1, &Context { xcr0: 0x207, ..CONTEXT }, everything);
+        let compact = leaf(0xd, 1, &Context { xcr0: 0x207, ..context() }, &everything);
         assert_eq!((compact.eax, compact.ebx), (7, 840));
-        assert_eq!(leaf(0xd, 8, &CONTEXT, everything), Leaf::default());
+        assert_eq!(leaf(0xd, 8, &context(), &everything), Leaf::default());
     }
 
     #[test]
     fn apic_ids_agree_in_all_leaves() {
-        let context = Context { apic_id: 3, processors: 4, ..CONTEXT };
-        assert_eq!(leaf(1, 0, &context, everything).ebx >> 16, 0x0304);
-        assert_eq!(leaf(0xb, 0, &context, everything).edx, 3);
-        assert_eq!(leaf(0xb, 1, &context, everything), Leaf { eax: 2, ebx: 4, ecx: 0x201, edx: 3 });
-        assert_eq!(leaf(0x8000_001e, 0, &context, everything).eax, 3);
+        let context = Context { apic_id: 3, processors: 4, ..context() };
+        assert_eq!(leaf(1, 0, &context, &everything).ebx >> 16, 0x0304);
+        assert_eq!(leaf(0xb, 0, &context, &everything).edx, 3);
+        assert_eq!(leaf(0xb, 1, &context, &everything), Leaf { eax: 2, ebx: 4, ecx: 0x201, edx: 3 });
+        assert_eq!(leaf(0x8000_001e, 0, &context, &everything).eax, 3);
+    }
+
+    #[test]
+    fn ready_leaves_are_those_that_never_change() {
+        let cpuid = Cpuid::new(context(), &everything);
+        for number in (0..0x40).chain(0x8000_0000..0x8000_0040).chain([0x4000_0000, u32::MAX]) {
+            for subleaf in 0..3 {
+                for (osxsave, xcr0) in [(false, 1), (true, 7)] {
+                    let state = Context { osxsave, pke: osxsave, xcr0, ..context() };
+                    if let Some(ready) = cpuid.ready(number) {
+                        assert_eq!(*ready, leaf(number, subleaf, &state, &everything), "{number:#x}");
+                    }
+                }
+            }
+        }
+        assert!(cpuid.ready(0).is_some() && cpuid.ready(0x8000_0001).is_some());
+        for changing in [1, 4, 7, 0xb, 0xd, 0x1f, 0x20, 0x8000_001d, 0x8000_0020, 0x4000_0001] {
+            assert!(cpuid.ready(changing).is_none(), "{changing:#x}");
+        }
     }
 }

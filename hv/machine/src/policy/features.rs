@@ -1,79 +1,157 @@
-//! Which control bits a guest may set: those of the features that its CPUID shows.
+//! Which control bits, instructions and MSRs a guest may use: those of the features that its model has.
 
 use monovisor_arch::state::bits::*;
-use monovisor_cpu::control::Allowed;
+use monovisor_cpu::control::{Allowed, CR4_CET, CR4_PKS, CR4_UINTR};
 
-use super::cpuid::{self, Context, Leaf};
+use super::cpuid::Leaf;
+use super::model::{Features, host_word};
+use super::words::{WORDS, Word};
 
-/// x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM, PKRU.
-const XCR0_OFFERED: u64 = 1 | 1 << 1 | 1 << 2 | 0b111 << 5 | 1 << 9;
+/// CR4 bits and the features that they belong to.
+const CR4_FEATURES: [(Word, u32, u64); 21] = [
+    (Word::Edx1, 1, CR4_VME | CR4_PVI),
+    (Word::Edx1, 2, CR4_DE),
+    (Word::Edx1, 3, CR4_PSE),
+    (Word::Edx1, 4, CR4_TSD),
+    (Word::Edx1, 6, CR4_PAE),
+    (Word::Edx1, 7, CR4_MCE),
+    (Word::Edx1, 13, CR4_PGE),
+    (Word::Edx1, 5, CR4_PCE),
+    (Word::Edx1, 24, CR4_OSFXSR),
+    (Word::Edx1, 25, CR4_OSXMMEXCPT),
+    (Word::Ecx1, 17, CR4_PCIDE),
+    (Word::Ecx1, 26, CR4_OSXSAVE),
+    (Word::Ebx7, 0, CR4_FSGSBASE),
+    (Word::Ebx7, 7, CR4_SMEP),
+    (Word::Ebx7, 20, CR4_SMAP),
+    (Word::Ecx7, 2, CR4_UMIP),
+    (Word::Ecx7, 3, CR4_PKE),
+    (Word::Ecx7, 7, CR4_CET),
+    (Word::Ecx7, 16, CR4_LA57),
+    (Word::Ecx7, 31, CR4_PKS),
+    (Word::Edx7, 5, CR4_UINTR),
+];
 
-/// CR4 bits that every 64-bit processor has: VME, PVI, TSD, DE, PSE, PAE, MCE, PGE, PCE, OSFXSR, OSXMMEXCPT.
-const CR4_BASE: u64 = 0x7ff;
+/// XCR0 components and the features that they belong to, besides x87 and SSE: AVX; opmask, ZMM_Hi256 and Hi16_ZMM; PKRU.
+const XCR0_FEATURES: [(Word, u32, u64); 3] =
+    [(Word::Ecx1, 28, 1 << 2), (Word::Ebx7, 16, 0b111 << 5), (Word::Ecx7, 3, 1 << 9)];
 
-/// XCR0 components that a guest sees, of those that the host's CPUID leaf 0xD offers.
-pub const fn xcr0_offered(host: u64) -> u64 {
-    host & XCR0_OFFERED
+fn bits(features: &Features, table: &[(Word, u32, u64)]) -> u64 {
+    table.iter().filter(|(word, bit, _)| features.has(*word, *bit)).fold(0, |all, (_, _, bits)| all | bits)
 }
 
-/// What a guest with these CPUID leaves may set.
-pub fn allowed(context: &Context, host: impl Fn(u32, u32) -> Leaf) -> Allowed {
-    let leaf = |number| cpuid::leaf(number, 0, context, &host);
-    let (one, seven, state, extended) = (leaf(1), leaf(7), leaf(0xd), leaf(0x8000_0001));
-    let mut cr4 = CR4_BASE;
-    for (register, feature, bit) in [
-        (one.ecx, 17, CR4_PCIDE),
-        (one.ecx, 26, CR4_OSXSAVE),
-        (seven.ebx, 0, CR4_FSGSBASE),
-        (seven.ebx, 7, CR4_SMEP),
-        (seven.ebx, 20, CR4_SMAP),
-        (seven.ecx, 2, CR4_UMIP),
-        (seven.ecx, 3, CR4_PKE),
-        (seven.ecx, 16, CR4_LA57),
-    ] {
-        if register >> feature & 1 != 0 {
-            cr4 |= bit;
-        }
-    }
+/// XCR0 components that a guest sees, of those that the host's CPUID leaf 0xD offers.
+pub fn xcr0_offered(host: u64, features: &Features) -> u64 {
+    host & (0b11 | bits(features, &XCR0_FEATURES))
+}
+
+/// What a guest of this model may set.
+pub fn allowed(features: &Features, host: &dyn Fn(u32, u32) -> Leaf) -> Allowed {
     let mut efer = EFER_SCE | EFER_LME;
-    if extended.edx & 1 << 20 != 0 {
+    if features.has(Word::Edx81, 20) {
         efer |= EFER_NXE;
     }
-    let xcr0 = if one.ecx & 1 << 26 != 0 { u64::from(state.eax) | u64::from(state.edx) << 32 } else { 0 };
-    Allowed { efer, cr4, xcr0 }
+    let xcr0 = if features.has(Word::Ecx1, 26) {
+        let state = host(0xd, 0);
+        xcr0_offered(u64::from(state.eax) | u64::from(state.edx) << 32, features)
+    } else {
+        0
+    };
+    Allowed {
+        efer,
+        cr4: bits(features, &CR4_FEATURES),
+        cr4_checked: CR4_FEATURES.iter().any(|(word, bit, _)| {
+            !features.has(*word, *bit) && host_word(&WORDS[*word as usize], host) >> bit & 1 != 0
+        }),
+        xcr0,
+        invpcid: features.has(Word::Ebx7, 10),
+        rdtscp: features.has(Word::Edx81, 27),
+        rdpid: features.has(Word::Ecx7, 22),
+        rdpru: features.has(Word::Ebx88, 4),
+    }
+}
+
+/// The model has the feature that an MSR belongs to (SDM vol. 4, table 2-2; APM vol. 2, appendix A).
+pub const fn has_msr(features: &Features, index: u32) -> bool {
+    match index {
+        // SYSENTER_CS, _ESP, _EIP.
+        0x174..=0x176 => features.has(Word::Edx1, 11),
+        // MCG_CAP, MCG_STATUS.
+        0x179 | 0x17a => features.has(Word::Edx1, 14),
+        // MTRRs.
+        0xfe | 0x200..=0x26f | 0x2ff => features.has(Word::Edx1, 12),
+        0x277 => features.has(Word::Edx1, 16),
+        // TSC_DEADLINE.
+        0x6e0 => features.has(Word::Ecx1, 24),
+        0x800..=0x8ff => features.has(Word::Ecx1, 21),
+        // TSC_AUX.
+        0xc000_0103 => features.has(Word::Edx81, 27) || features.has(Word::Ecx7, 22),
+        // KVM's clock, by the old numbers and the new ones.
+        0x11 | 0x12 => features.has(Word::Kvm, 0),
+        0x4b56_4d00 | 0x4b56_4d01 => features.has(Word::Kvm, 3),
+        _ => true,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::{Base, Instructions};
     use super::*;
 
-    #[test]
-    fn control_bits_follow_cpuid() {
-        let context = Context {
-            apic_id: 0,
-            processors: 1,
-            osxsave: false,
-            pke: false,
-            xcr0: 1,
-            tsc_khz: 1_000_000,
-            invpcid: true,
-            rdtscp: true,
-        };
-        let bare = |leaf, _| match leaf {
+    fn everything(leaf: u32, _: u32) -> Leaf {
+        match leaf {
             0 => Leaf { eax: 0x16, ..Leaf::default() },
             0x8000_0000 => Leaf { eax: 0x8000_0008, ..Leaf::default() },
-            _ => Leaf::default(),
-        };
-        assert_eq!(allowed(&context, bare), Allowed { efer: EFER_SCE | EFER_LME, cr4: CR4_BASE, xcr0: 0 });
-        let full = |leaf, subleaf| match leaf {
-            0 | 0x8000_0000 => bare(leaf, subleaf),
             _ => Leaf { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX },
-        };
-        let full = allowed(&context, full);
-        assert_eq!(full.xcr0, 0x2e7);
-        assert_ne!(full.cr4 & CR4_SMAP, 0);
-        assert_eq!(full.cr4 & CR4_VMXE, 0);
-        assert_ne!(full.efer & EFER_NXE, 0);
-        assert_eq!(full.efer & EFER_SVME, 0);
+        }
+    }
+
+    fn model(base: Base, changes: &[(&'static str, bool)]) -> Features {
+        Features::choose(base, changes, Instructions::default(), &everything, &mut |complaint| {
+            panic!("{complaint}")
+        })
+    }
+
+    #[test]
+    fn control_bits_follow_the_model() {
+        let base = allowed(&model(Base::Base, &[]), &everything);
+        assert_eq!((base.efer, base.cr4, base.xcr0), (EFER_SCE | EFER_LME | EFER_NXE, 0x7ff, 0));
+        assert!(!base.invpcid && !base.rdtscp && !base.rdpid && !base.rdpru);
+        let host = allowed(&model(Base::Host, &[]), &everything);
+        assert_eq!(host.xcr0, 0x2e7);
+        assert_eq!(host.cr4, 0x77_1fff, "SMAP, but no VMXE, CET, PKS");
+        assert_eq!(host.efer & EFER_SVME, 0);
+        assert!(host.invpcid && host.rdtscp && host.rdpid && host.rdpru);
+        let less = allowed(
+            &model(Base::Host, &[("nx", false), ("smap", false), ("avx512f", false), ("vme", false)]),
+            &everything,
+        );
+        assert_eq!(less.efer & EFER_NXE, 0);
+        assert_eq!(less.cr4, host.cr4 & !(CR4_SMAP | CR4_VME | CR4_PVI));
+        assert_eq!(less.xcr0, 0x207);
+        assert_eq!(allowed(&model(Base::Host, &[("avx", false)]), &everything).xcr0, 0x203);
+        assert!(host.cr4_checked, "CET");
+        let none = allowed(&model(Base::Host, &[("xsave", false)]), &everything);
+        assert_eq!((none.xcr0, none.cr4 & CR4_OSXSAVE), (0, 0));
+    }
+
+    #[test]
+    fn msrs_follow_the_model() {
+        let host = model(Base::Host, &[]);
+        for (name, index) in [
+            ("sep", 0x174),
+            ("mtrr", 0x200),
+            ("mtrr", 0x2ff),
+            ("pat", 0x277),
+            ("tsc-deadline", 0x6e0),
+            ("x2apic", 0x802),
+            ("kvmclock", 0x12),
+            ("kvmclock", 0x4b56_4d01),
+        ] {
+            assert!(has_msr(&host, index));
+            assert!(!has_msr(&model(Base::Host, &[(name, false)]), index), "{name}");
+        }
+        assert!(has_msr(&model(Base::Host, &[("rdtscp", false)]), 0xc000_0103), "RDPID reads it too");
+        assert!(!has_msr(&model(Base::Host, &[("rdtscp", false), ("rdpid", false)]), 0xc000_0103));
     }
 }

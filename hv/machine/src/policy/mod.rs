@@ -2,4 +2,6 @@
 
 pub mod cpuid;
 pub mod features;
+pub mod model;
 pub mod msr;
+pub mod words;
