@@ -36,7 +36,7 @@ const fn mistake(
     Mistake { name, options, kernel, rig_mib: 192, says }
 }
 
-const MISTAKES: [Mistake; 14] = [
+const MISTAKES: [Mistake; 16] = [
     mistake("no options at all", &[], Kernel::None, &["-kernel"]),
     mistake("no bundle", &["-m", "64", "-kernel", "vmlinuz"], Kernel::None, &["-kernel", "vmlinuz"]),
     mistake(
@@ -65,6 +65,18 @@ const MISTAKES: [Mistake; 14] = [
     mistake("option without its value", &["-m", "64", "-kernel"], Kernel::Good, &["-kernel"]),
     mistake("bad uuid", &["-m", "64", "-uuid", "12", "-kernel", "kernel"], Kernel::Good, &["-uuid"]),
     mistake("too many processors", &["-m", "64", "-smp", "99", "-kernel", "kernel"], Kernel::Good, &["-smp"]),
+    mistake(
+        "unknown CPU feature",
+        &["-m", "64", "-cpu", "host,+frob", "-kernel", "kernel"],
+        Kernel::Good,
+        &["-cpu", "frob"],
+    ),
+    mistake(
+        "CPU feature that a guest needs",
+        &["-m", "64", "-cpu", "base,-lm", "-kernel", "kernel"],
+        Kernel::Good,
+        &["-cpu", "'lm'"],
+    ),
     Mistake {
         name: "more memory than the rig has",
         options: &["-m", "4096", "-kernel", "kernel"],

@@ -11,7 +11,13 @@ use xtask::board::Board;
 use xtask::{process, pull};
 
 /// Suites of the `cases` guest.
-const SUITES: [&str; 6] = ["cpu", "exceptions", "paging", "ports", "mmio", "time"];
+const SUITES: [&str; 7] = ["cpu", "debug", "exceptions", "paging", "ports", "mmio", "time"];
+
+/// CPU models that differ from the host's in what is enforced: control bits, MSRs, instructions.
+const MODELS: [(&str, &str); 2] = [
+    ("base", "base,+vmx"),
+    ("less", "host,-smap,-umip,-pku,-fsgsbase,-rdtscp,-rdpid,-invpcid,-x2apic,-tsc-deadline,+vmx"),
+];
 
 /// What Bochs's CPU itself gets wrong: no case may fail there but these.
 const BOCHS_WRONG: [&str; 0] = [];
@@ -71,7 +77,20 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
     }
     report.check(board, "guests::stack in a hole", || run_last(&mut rig, "stack-in-hole", End::Survive));
     report.check(board, "guests::quit", || rig.quit());
+    for (name, model) in MODELS {
+        report.check(board, &format!("guests::cpu model {name}"), || try_model(board, &kernel, model));
+    }
     Ok(())
+}
+
+/// The suites that look at the processor, on another model than the host's. What it has not is warned of.
+fn try_model(board: Board, kernel: &std::path::Path, model: &str) -> Result<()> {
+    let options = words(&format!("-m 64 -no-shutdown -name cases -cpu {model} -kernel cases"));
+    let mut rig = Running::start(&rig::describe(board, "models", options, vec![member("cases", kernel)])?)?;
+    rig.console.expect("READY", limit(board, 20)).with_context(|| rig.tail())?;
+    rig.expect_log("doesn't support requested feature: CPUID.01H:ECX.vmx [bit 5]", limit(board, 5))?;
+    run_suite(&mut rig, kernel, "cpu")?;
+    rig.quit()
 }
 
 /// Names of the cases that failed.

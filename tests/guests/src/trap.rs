@@ -2,7 +2,7 @@
 
 use crate::println;
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 global_asm!(
     r#"
@@ -167,6 +167,9 @@ extern "C" fn trap(frame: &mut Frame) {
         return;
     }
     RESUME.store(resume, Relaxed);
+    if vector == RECORDED.load(Relaxed) {
+        return record_step(frame);
+    }
     LAST_TSC.store(crate::cpu::tsc(), Relaxed);
     match vector {
         // NMI: counted, that is all.
@@ -188,6 +191,69 @@ extern "C" fn trap(frame: &mut Frame) {
         }
         APIC_FIRST..=0xfe => crate::apic::end_of_interrupt(),
         _ => {}
+    }
+}
+
+/// A debug exception that was let pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Where it returned to.
+    pub rip: u64,
+    /// DR6, which is reset after each.
+    pub dr6: u64,
+    /// RFLAGS on the stack.
+    pub rflags: u64,
+}
+
+/// Most debug exceptions that are recorded; the last one ends single-stepping.
+const STEPS: usize = 16;
+
+/// No vector.
+const NOTHING: u8 = 0xff;
+
+static RECORDED: AtomicU8 = AtomicU8::new(NOTHING);
+static mut RECORD: ([Step; STEPS], usize) = ([Step { rip: 0, dr6: 0, rflags: 0 }; STEPS], 0);
+
+/// From now on debug exceptions are recorded, and the code goes on where it was.
+pub fn record() {
+    record_vector(1);
+}
+
+/// As [`record`], for another vector.
+pub fn record_vector(vector: u8) {
+    // SAFETY: one CPU, and nothing is recorded while this runs.
+    unsafe { (&raw mut RECORD.1).write_volatile(0) };
+    RECORDED.store(vector, Relaxed);
+}
+
+/// What has been recorded since; nothing is from now on.
+pub fn steps() -> &'static [Step] {
+    RECORDED.store(NOTHING, Relaxed);
+    // SAFETY: one CPU, and nothing is written any more until the next call of `record`.
+    unsafe {
+        let count = (&raw const RECORD.1).read_volatile().min(STEPS);
+        core::slice::from_raw_parts((&raw const RECORD.0).cast(), count)
+    }
+}
+
+fn record_step(frame: &mut Frame) {
+    let dr6: u64;
+    // SAFETY: the status only.
+    unsafe { asm!("mov {s}, dr6", "mov dr6, {i}", s = out(reg) dr6, i = in(reg) 0xffff_0ff0u64) };
+    let step = Step { rip: frame.rip, dr6, rflags: frame.rflags };
+    // SAFETY: one CPU; no exception comes in here.
+    unsafe {
+        let count = (&raw const RECORD.1).read_volatile();
+        if count < STEPS {
+            (&raw mut RECORD.0[count]).write_volatile(step);
+            (&raw mut RECORD.1).write_volatile(count + 1);
+        } else {
+            frame.rflags &= !(1 << 8);
+        }
+    }
+    // The instruction of an instruction breakpoint is to be run now.
+    if dr6 & 0xf != 0 {
+        frame.rflags |= 1 << 16;
     }
 }
 

@@ -41,8 +41,8 @@ const ENTRY: Target = target(
 );
 const BOOT: Target =
     target("power-on to /init, against no hypervisor", "ratio", 1.15, "Linux and QEMU/KVM: 3.5");
-const CPUID: Target = target("CPUID exit", "instructions", 600.0, "KVM: 2,943");
-const PORT: Target = target("PM timer read", "instructions", 1000.0, "QEMU/KVM: 5,325");
+const CPUID: Target = target("CPUID exit", "instructions", 400.0, "KVM: 2,943");
+const PORT: Target = target("PM timer read", "instructions", 700.0, "QEMU/KVM: 5,325");
 const RAM: Target = target("host RAM besides guest and store", "bytes", (4 << 20) as f64, "about 110 MiB");
 const IMAGE: Target = target("board image, code and data", "bytes", crate::budget::IMAGE as f64, "");
 const STATUS: Target = target("query-status, last byte in to first byte out", "instructions", 100_000.0, "");

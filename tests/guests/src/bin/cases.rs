@@ -1,5 +1,5 @@
 //! Cases for each exit reason and instruction form. What is to be run is read from the console, one name a line:
-//! a suite (`cpu`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `all`), or one of the ways to end or to misbehave
+//! a suite (`cpu`, `debug`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `all`), or one of the ways to end or to misbehave
 //! (see `cases::last`). `run=NAME` on the command line runs that one and powers off.
 #![no_std]
 #![no_main]
@@ -26,6 +26,7 @@ fn main() -> ! {
 fn run(name: &str) {
     match name {
         "cpu" => cases::cpu::run(),
+        "debug" => cases::debug::run(),
         "exceptions" => cases::exceptions::run(),
         "paging" => cases::paging::run(),
         "ports" => cases::ports::run(),
@@ -33,6 +34,7 @@ fn run(name: &str) {
         "time" => cases::time::run(),
         "all" => {
             cases::cpu::run();
+            cases::debug::run();
             cases::exceptions::run();
             cases::paging::run();
             cases::ports::run();

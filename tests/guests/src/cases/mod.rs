@@ -1,6 +1,7 @@
 //! The cases, one module a topic.
 
 pub mod cpu;
+pub mod debug;
 pub mod exceptions;
 pub mod last;
 pub mod mmio;
