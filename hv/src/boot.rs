@@ -4,14 +4,17 @@
 //! why.
 #![allow(unsafe_code)]
 
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use monovisor_cpu::paging::{Access, Frame, MemoryType, PagingError, Tables};
 use monovisor_cpu::preflight::{self, Vendor};
 use monovisor_cpu::svm::{Svm, SvmMemory};
 use monovisor_cpu::vmx::Vmx;
 use monovisor_cpu::{Processor, Settings, VmxMemory};
 use monovisor_devices::{Pc, PcConfig};
+use monovisor_host::secondary::{self, StartError};
 use monovisor_host::uart::Uart;
-use monovisor_host::{BootInfo, frames, info, timer, warn};
+use monovisor_host::{BootInfo, error, frames, info, timer, warn};
 use monovisor_loader::options::CpuBase;
 use monovisor_loader::{Options, e820};
 use spin::{Mutex, MutexGuard, Once};
@@ -138,7 +141,9 @@ fn begin(hypervisor: &mut Hypervisor<'_>) {
 /// Why there is no guest: one line that names the option to change.
 #[derive(Debug)]
 enum MakeError<E> {
-    Cpus(u8),
+    TooManyCpus { asked: u8, there: usize },
+    Cpu { asked: u8, index: usize, error: StartError },
+    CpuRefused { asked: u8 },
     TooLittleRam,
     NoRam { asked: u64, free: u64 },
     Tables(PagingError),
@@ -149,7 +154,22 @@ enum MakeError<E> {
 impl<E: core::fmt::Display> core::fmt::Display for MakeError<E> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Cpus(count) => write!(f, "-smp {count}: only one processor is supported yet"),
+            Self::TooManyCpus { asked, .. } if *asked > MAX_CPUS => {
+                write!(f, "-smp {asked}: a guest can have {MAX_CPUS} processors at most")
+            }
+            Self::TooManyCpus { asked, there } => {
+                write!(
+                    f,
+                    "-smp {asked}: this machine has only {there} processor{}",
+                    if *there == 1 { "" } else { "s" }
+                )
+            }
+            Self::Cpu { asked, index, error } => {
+                write!(f, "-smp {asked}: processor {index} cannot be started: {error}")
+            }
+            Self::CpuRefused { asked } => {
+                write!(f, "-smp {asked}: not all processors can run a guest (see the log)")
+            }
             Self::TooLittleRam => write!(f, "-m: a guest needs at least {} MiB", MIN_RAM >> 20),
             Self::NoRam { asked, free } => write!(
                 f,
@@ -189,10 +209,14 @@ fn make<P: Processor + 'static>(
     console: Option<Uart>,
     memory: &'static mut P::Memory,
     intel: bool,
-) -> Result<Machine<P>, MakeError<P::Error>> {
+) -> Result<Machine<P>, MakeError<P::Error>>
+where
+    Machine<P>: Run,
+{
     let options = &launch.options;
-    if options.cpus > MAX_CPUS {
-        return Err(MakeError::Cpus(options.cpus));
+    let there = secondary::count();
+    if options.cpus > MAX_CPUS || usize::from(options.cpus) > there {
+        return Err(MakeError::TooManyCpus { asked: options.cpus, there });
     }
     let size = options.memory & !0xfff;
     if size < MIN_RAM {
@@ -220,7 +244,7 @@ fn make<P: Processor + 'static>(
     let features = model(options, P::invpcid_and_rdtscp())?;
     let context = cpuid::Context {
         apic_id: 0,
-        processors: 1,
+        processors: options.cpus,
         osxsave: false,
         pke: false,
         xcr0: 1,
@@ -237,7 +261,7 @@ fn make<P: Processor + 'static>(
     let address_bits = host_cpuid(0x8000_0008, 0).eax as u8;
     let [(_, low_ram), (_, high_ram)] = e820::ram(size);
     let config = PcConfig {
-        vcpus: 1,
+        vcpus: options.cpus,
         tsc_hz: clock.tsc_hz(),
         address_bits,
         low_ram,
@@ -245,7 +269,81 @@ fn make<P: Processor + 'static>(
         debug_exit: configure::debug_exit(options),
     };
     let shared = SHARED.call_once(|| Shared::new(Pc::new(&config), ram, clock, Backend::new(console)));
-    let mut machine = Machine::new(vcpu, 0, shared, &Parts { cpuid: context, allowed, intel });
+    let parts = Parts { cpuid: context, allowed, intel };
+    let mut machine = Machine::new(vcpu, 0, shared, &parts);
+    start_others::<P>(options.cpus, Plan { settings, parts })?;
     machine.cold().reset_all(false);
     Ok(machine)
+}
+
+/// What the processors beside the first make theirs from.
+struct Plan {
+    settings: Settings,
+    parts: Parts,
+}
+
+static PLAN: Once<Plan> = Once::new();
+/// Processors beside the first that are ready for their guest's, and those that never will be.
+static READY: AtomicUsize = AtomicUsize::new(0);
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+/// Microseconds that a processor has for making its part of the guest.
+const READY_LIMIT_US: u64 = 1_000_000;
+
+/// Starts the processors beside the first, each with its own part of the guest; they wait for orders.
+fn start_others<P: Processor + 'static>(asked: u8, plan: Plan) -> Result<(), MakeError<P::Error>>
+where
+    Machine<P>: Run,
+{
+    let others = usize::from(asked).saturating_sub(1);
+    PLAN.call_once(|| plan);
+    secondary::start(others + 1, run_other::<P>).map_err(|(index, error)| MakeError::Cpu {
+        asked,
+        index,
+        error,
+    })?;
+    let start = timer::since_entry_us();
+    while READY.load(Ordering::Acquire) < others {
+        let late = timer::since_entry_us().saturating_sub(start) > READY_LIMIT_US;
+        if late || REFUSED.load(Ordering::Acquire) > 0 {
+            return Err(MakeError::CpuRefused { asked });
+        }
+        core::hint::spin_loop();
+    }
+    if others > 0 {
+        info!("{asked} processors");
+    }
+    Ok(())
+}
+
+/// Main function of a processor beside the first.
+fn run_other<P: Processor + 'static>(index: usize) -> !
+where
+    Machine<P>: Run,
+{
+    if let (Some(plan), Some(shared)) = (PLAN.get(), SHARED.get()) {
+        match make_other::<P>(&plan.settings) {
+            Ok(vcpu) => {
+                let machine = Machine::new(vcpu, index, shared, &plan.parts);
+                READY.fetch_add(1, Ordering::Release);
+                machine.follow()
+            }
+            Err(Some(error)) => error!("processor {index} cannot run a guest: {error}"),
+            Err(None) => error!("processor {index} cannot run a guest: there is no memory for it"),
+        }
+    }
+    REFUSED.fetch_add(1, Ordering::Release);
+    monovisor_host::cpu::stop()
+}
+
+/// The hardware's part of a virtual processor on a processor beside the first. An error without words: no memory.
+fn make_other<P: Processor + 'static>(settings: &Settings) -> Result<P, Option<P::Error>> {
+    // Some processors take their structures below 4 GiB only.
+    let range = frames::carve_below(size_of::<P::Memory>() as u64, 4096, 1 << 32).ok_or(None)?;
+    frames::zero(range);
+    // SAFETY: carved for this alone, for good, page-aligned, as long as the type, mapped at its own address, and zeroed,
+    // which is a value of the type (`Processor::Memory`).
+    let memory = unsafe { &mut *(range.start as usize as *mut P::Memory) };
+    // SAFETY: as for the first processor: `host` has set this one up in the same way.
+    unsafe { P::new(memory, settings) }.map_err(Some)
 }

@@ -41,6 +41,8 @@ pub struct Rig {
     pub memory_mib: u32,
     /// QEMU's `-cpu`.
     pub cpu: String,
+    /// The rig's processors.
+    pub processors: u32,
     /// QEMU: time is counted in instructions (one a nanosecond), so that a run can be repeated.
     pub deterministic: bool,
     /// A second monitor, on COM3.
@@ -61,6 +63,7 @@ impl Rig {
             members: Vec::new(),
             memory_mib: 256 + HOST_EXTRA_MIB,
             cpu: "max".into(),
+            processors: 1,
             deterministic: false,
             second: false,
             extra: Vec::new(),
@@ -129,6 +132,7 @@ impl Rig {
         let mut command = process::command("qemu-system-x86_64");
         command.args(["-M", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"]);
         command.args(["-cpu", &self.cpu, "-m", &self.memory_mib.to_string()]);
+        command.args(["-smp", &self.processors.to_string()]);
         for (_, address) in sockets.addresses()? {
             command.args(["-serial", &format!("unix:{address}")]);
         }
@@ -165,7 +169,7 @@ impl Rig {
         };
         iso::make(&contents, Firmware::Bios, &self.directory, &disc)?;
         let configuration = format!(
-            "cpu: model=corei7_skylake_x, count=1, ips=50000000, reset_on_triple_fault=0\n\
+            "cpu: model=corei7_skylake_x, count={processors}, ips=50000000, reset_on_triple_fault=0\n\
              memory: guest={memory}, host={memory}\n\
              romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
              vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
@@ -178,6 +182,7 @@ impl Rig {
              log: {log}\n\
              panic: action=fatal\n",
             memory = self.memory_mib,
+            processors = self.processors,
             disc = disc.display(),
             log = self.directory.join("bochs.log").display(),
         );

@@ -2,7 +2,7 @@
 
 use crate::emulator::Member;
 use crate::guest::{self, Files, Guest};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub struct Payload {
     /// Guest RAM in MiB
     #[arg(short, long = "memory", default_value_t = 256, value_name = "MIB")]
     pub memory: u32,
-    /// Processors of the guest
+    /// Processors of the guest, and of the emulated rig
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub smp: u32,
     /// A kernel of your own instead of the guest's: bzImage, or an uncompressed vmlinux
@@ -35,9 +35,6 @@ pub struct Payload {
 impl Payload {
     /// Builds or finds the guest; gives the words of Monovisor's command line and what the bundle holds.
     pub fn prepare(&self) -> Result<(Vec<String>, Vec<Member>)> {
-        if self.smp > 1 {
-            bail!("--smp {}: more than one guest processor is not there yet", self.smp);
-        }
         let guest = match &self.kernel {
             Some(kernel) => Files { kernel: kernel.clone(), initrd: None, append: "console=ttyS0".into() },
             None => guest::files(self.guest)?,
@@ -47,6 +44,9 @@ impl Payload {
         if let Some(initrd) = self.initrd.clone().or(guest.initrd) {
             words.extend(["-initrd".into(), "initrd".into()]);
             members.push(Member { name: "initrd".into(), path: initrd });
+        }
+        if self.smp > 1 {
+            words.extend(["-smp".into(), self.smp.to_string()]);
         }
         words.extend(self.more.iter().cloned());
         let append = self.append.clone().unwrap_or(guest.append);

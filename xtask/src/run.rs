@@ -93,6 +93,7 @@ fn prepare(options: &Options) -> Result<Rig> {
     let mut rig = Rig::new(options.board, image, paths::cache("run")?.join(options.board.name()));
     rig.second = options.qmp_socket.len() > 1;
     rig.memory_mib = options.payload.memory + HOST_EXTRA_MIB;
+    rig.processors = options.payload.smp.max(1);
     (rig.options, rig.members) = options.payload.prepare()?;
     Ok(rig)
 }

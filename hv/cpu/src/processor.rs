@@ -23,7 +23,7 @@ pub struct Settings {
 /// one of them for each physical processor.
 pub trait Processor: Vcpu + Sized {
     /// All memory that one virtual processor needs besides the page tables: zeroed, aligned by its type, at an address
-    /// that is its physical address.
+    /// that is its physical address. All zeros is a value of the type.
     type Memory: 'static;
     /// Entry format of the second-level page tables.
     type Format: Format;

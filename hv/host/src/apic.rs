@@ -33,9 +33,7 @@ pub(crate) enum Register {
 
 /// Interrupt command: delivery modes with the level bit set (SDM vol. 3, 11.6.1).
 pub(crate) const FIXED: u32 = 1 << 14;
-#[allow(dead_code)]
 pub(crate) const INIT: u32 = 5 << 8 | 1 << 14;
-#[allow(dead_code)]
 pub(crate) const START_UP: u32 = 6 << 8 | 1 << 14;
 /// Interrupt command bit 12, xAPIC only: the last one has not been sent yet.
 const SEND_PENDING: u32 = 1 << 12;
@@ -82,15 +80,10 @@ pub(crate) fn write(register: Register, value: u32) {
     }
 }
 
-/// Turns the local APIC of this processor on. `external` lets the 8259 through on LINT0, for machines without I/O APIC.
+/// Turns the local APIC of the first processor on. `external` lets the 8259 through on LINT0, for machines without I/O
+/// APIC.
 pub(crate) fn init(spurious_vector: u8, external: bool) -> Result<(), MapError> {
-    // SAFETY: every processor with long mode has this MSR (SDM vol. 3, 11.4.4); reading it has no side effect.
-    let mut base = unsafe { Msr::new(IA32_APIC_BASE).read() };
-    if base & APIC_ENABLE == 0 {
-        base |= APIC_ENABLE;
-        // SAFETY: turns the APIC on at the address that it has; its registers are set up below.
-        unsafe { Msr::new(IA32_APIC_BASE).write(base) };
-    }
+    let base = enable();
     if base & X2APIC_ENABLE != 0 {
         MODE.store(X2APIC, Ordering::Relaxed);
     } else {
@@ -99,6 +92,40 @@ pub(crate) fn init(spurious_vector: u8, external: bool) -> Result<(), MapError> 
         BASE.store(address, Ordering::Relaxed);
         MODE.store(XAPIC, Ordering::Relaxed);
     }
+    set_up(spurious_vector, external);
+    Ok(())
+}
+
+/// Turns the local APIC of a further processor on, in the first one's mode and at its address.
+pub(crate) fn init_secondary(spurious_vector: u8) {
+    let base = enable();
+    let mut wanted = base | APIC_ENABLE;
+    if is_x2apic() {
+        wanted |= X2APIC_ENABLE;
+    } else {
+        wanted = wanted & 0xfff | BASE.load(Ordering::Relaxed);
+    }
+    if wanted != base {
+        // SAFETY: the APIC stays on; from xAPIC to x2APIC mode is a transition that there is (SDM vol. 3, 11.12.5), and the
+        // address is the one that all processors have their registers at.
+        unsafe { Msr::new(IA32_APIC_BASE).write(wanted) };
+    }
+    set_up(spurious_vector, false);
+}
+
+/// Switches the APIC on where it is not; IA32_APIC_BASE.
+fn enable() -> u64 {
+    // SAFETY: every processor with long mode has this MSR (SDM vol. 3, 11.4.4); reading it has no side effect.
+    let mut base = unsafe { Msr::new(IA32_APIC_BASE).read() };
+    if base & APIC_ENABLE == 0 {
+        base |= APIC_ENABLE;
+        // SAFETY: turns the APIC on at the address that it has; its registers are set up afterwards.
+        unsafe { Msr::new(IA32_APIC_BASE).write(base) };
+    }
+    base
+}
+
+fn set_up(spurious_vector: u8, external: bool) {
     write(Register::TaskPriority, 0);
     write(Register::LvtTimer, MASKED);
     write(Register::LvtThermal, MASKED);
@@ -111,7 +138,6 @@ pub(crate) fn init(spurious_vector: u8, external: bool) -> Result<(), MapError> 
     for _ in 0..16 {
         end_of_interrupt();
     }
-    Ok(())
 }
 
 /// There is a local APIC and it is on.

@@ -80,6 +80,7 @@ pub(crate) fn init(madt: Option<&Madt>) {
     } else if apic::init(SPURIOUS, ioapic.is_none()).is_err() {
         crate::error!("the local APIC's registers cannot be mapped: there is no timer");
     }
+    set_apic_id(0, apic::id());
     let mut wiring = WIRING.lock();
     wiring.madt = madt.cloned();
     if let Some(ioapic) = ioapic {
@@ -92,6 +93,11 @@ pub(crate) fn init(madt: Option<&Madt>) {
     } else {
         crate::warn!("no I/O APIC found; interrupts come through the 8259 pair");
     }
+}
+
+/// Sets up the local APIC of a further processor.
+pub(crate) fn init_secondary() {
+    apic::init_secondary(SPURIOUS);
 }
 
 /// Lets ISA interrupt `irq` through to the first processor.
@@ -164,7 +170,6 @@ pub(crate) fn note(sources: Sources) {
 }
 
 /// The processor of this index has the local APIC `id`.
-#[allow(dead_code)]
 pub(crate) fn set_apic_id(index: usize, id: u32) {
     if let Some(entry) = APIC_IDS.get(index) {
         entry.store(id, Ordering::Relaxed);

@@ -24,6 +24,7 @@ pub mod physical;
 mod port;
 pub mod power;
 mod rtc;
+pub mod secondary;
 pub mod stack;
 pub mod start;
 pub mod timer;

@@ -96,15 +96,7 @@ impl PageTables {
         if range.start & 0xfff != 0 || range.len & 0xfff != 0 || range.end() > self.limit {
             return Err(MapError::BadRange);
         }
-        let no_execute = if self.no_execute { NO_EXECUTE } else { 0 };
-        let flags = PRESENT
-            | ACCESSED_DIRTY
-            | match access {
-                Access::Code => 0,
-                Access::Constant => no_execute,
-                Access::Data => WRITABLE | no_execute,
-                Access::Device => WRITABLE | UNCACHED | no_execute,
-            };
+        let flags = self.flags(access);
         let mut at = range.start;
         while at < range.end() {
             let left = range.end() - at;
@@ -137,11 +129,7 @@ impl PageTables {
             }
             let value = *entry;
             table = if value & PRESENT == 0 {
-                let new = self.used + 1;
-                if new >= TABLES {
-                    return Err(MapError::OutOfTables);
-                }
-                self.used += 1;
+                let new = self.new_table()?;
                 let target = self.base() + new as u64 * 4096;
                 *self.entry(table, index)? = target | PRESENT | WRITABLE | ACCESSED_DIRTY;
                 new
@@ -156,6 +144,60 @@ impl PageTables {
 
     fn entry(&mut self, table: usize, index: usize) -> Result<&mut u64, MapError> {
         self.tables.get_mut(table).and_then(|table| table.0.get_mut(index)).ok_or(MapError::OutOfTables)
+    }
+
+    /// Changes the entry of one page of RAM that is mapped already, splitting the larger page that it is part of.
+    fn change(&mut self, page: u64, access: Option<Access>) -> Result<(), MapError> {
+        let mut table = 0;
+        for depth in (1..4).rev() {
+            let index = (page >> (12 + 9 * depth)) as usize & 511;
+            let value = *self.entry(table, index)?;
+            if value & PRESENT == 0 {
+                return Err(MapError::BadRange);
+            }
+            table = if value & LARGE != 0 {
+                self.split(table, index, value, depth)?
+            } else {
+                ((value & ADDRESS) - self.base()) as usize / 4096
+            };
+        }
+        let flags = access.map(|access| self.flags(access));
+        *self.entry(table, (page >> 12) as usize & 511)? = flags.map_or(0, |flags| page | flags);
+        Ok(())
+    }
+
+    /// Maps by smaller pages what the entry `value` maps by one; the new table.
+    fn split(&mut self, table: usize, index: usize, value: u64, depth: u32) -> Result<usize, MapError> {
+        let new = self.new_table()?;
+        let step = 1u64 << (12 + 9 * (depth - 1));
+        let flags = value & !ADDRESS & !if depth == 1 { LARGE } else { 0 };
+        for (number, entry) in (0u64..).zip(self.tables.get_mut(new).into_iter().flat_map(|t| t.0.iter_mut()))
+        {
+            *entry = (value & ADDRESS) + number * step | flags;
+        }
+        *self.entry(table, index)? = self.base() + new as u64 * 4096 | PRESENT | WRITABLE | ACCESSED_DIRTY;
+        Ok(new)
+    }
+
+    fn new_table(&mut self) -> Result<usize, MapError> {
+        let new = self.used + 1;
+        if new >= TABLES {
+            return Err(MapError::OutOfTables);
+        }
+        self.used = new;
+        Ok(new)
+    }
+
+    fn flags(&self, access: Access) -> u64 {
+        let no_execute = if self.no_execute { NO_EXECUTE } else { 0 };
+        PRESENT
+            | ACCESSED_DIRTY
+            | match access {
+                Access::Code => 0,
+                Access::Constant => no_execute,
+                Access::Data => WRITABLE | no_execute,
+                Access::Device => WRITABLE | UNCACHED | no_execute,
+            }
     }
 
     /// What `address` is mapped with: the leaf entry.
@@ -278,6 +320,33 @@ pub fn map_device(address: u64, len: u64) -> Result<(), MapError> {
     Ok(())
 }
 
+/// Makes a page of RAM code, data, or (`None`) not there at all.
+///
+/// # Safety
+///
+/// Nothing refers to the page that the new access forbids, on any processor. A processor that has used the page may go on
+/// by the old access until it loads CR3: only this one's cached translation is dropped.
+pub(crate) unsafe fn change(page: u64, access: Option<Access>) -> Result<(), MapError> {
+    HOST.lock().change(page, access)?;
+    x86_64::instructions::tlb::flush(VirtAddr::new_truncate(page));
+    Ok(())
+}
+
+/// Physical address of the root table.
+pub(crate) fn root() -> u64 {
+    HOST.lock().base()
+}
+
+/// Lets a further processor, which runs on these tables already, see memory as the first one does.
+pub(crate) fn init_secondary() {
+    // SAFETY: as in `init`. Reloading CR3 drops what was cached with the PAT that this processor had.
+    unsafe {
+        Msr::new(IA32_PAT).write(PAT);
+        let (root, flags) = Cr3::read();
+        Cr3::write(root, flags);
+    }
+}
+
 /// Page tables in use, and how many there are.
 pub fn usage() -> (usize, usize) {
     (HOST.lock().used + 1, TABLES)
@@ -306,6 +375,27 @@ mod tests {
         assert_eq!(t.leaf(0x20_0000).unwrap() & ADDRESS, 0x20_0000);
         assert_ne!(t.leaf(0x8000_0000).unwrap() & LARGE, 0);
         assert_eq!(t.leaf(3 << 30), None);
+    }
+
+    #[test]
+    fn a_page_within_a_large_one_is_changed_alone() {
+        let mut t = tables();
+        t.map(PhysRange::new(1 << 30, 2 << 30), Access::Data).unwrap();
+        let page = (1 << 30) + 0x60_3000;
+        let before = t.leaf(page + 4096).unwrap();
+        assert_ne!(before & LARGE, 0);
+        t.change(page, None).unwrap();
+        assert_eq!(t.leaf(page), None);
+        for other in [page - 4096, page + 4096] {
+            let leaf = t.leaf(other).unwrap();
+            assert_eq!((leaf & ADDRESS, leaf & !ADDRESS), (other, before & !ADDRESS & !LARGE));
+        }
+        // The next 2 MiB stay whole, the next GiB too.
+        assert_eq!(t.leaf((1 << 30) + 0x80_0000).unwrap() & (ADDRESS | LARGE), (1 << 30) + 0x80_0000 | LARGE);
+        assert_eq!(t.leaf(2 << 30).unwrap() & (ADDRESS | LARGE), 2 << 30 | LARGE);
+        t.change(page, Some(Access::Code)).unwrap();
+        assert_eq!(t.leaf(page).unwrap() & (ADDRESS | WRITABLE | NO_EXECUTE), page);
+        assert_eq!(t.change(5 << 30, None), Err(MapError::BadRange));
     }
 
     #[test]

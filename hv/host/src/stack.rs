@@ -9,6 +9,9 @@ pub const GUARD: usize = 4096;
 /// `cargo xtask size` reports the deepest chain of calls.
 pub const MAIN: usize = 64 * 1024;
 
+/// Bytes of a further processor's main stack: exits of its guest are served on it, but no monitor runs there.
+pub const SECONDARY: usize = 32 * 1024;
+
 /// Bytes of each stack that an exception or interrupt switches to. The deepest user is the exception report, which
 /// formats text.
 pub const TRAP: usize = 8 * 1024;

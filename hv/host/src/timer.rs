@@ -233,6 +233,33 @@ fn told() -> (Option<u64>, Option<u64>) {
     (None, None)
 }
 
+/// Sets up the timer of a further processor, off. All have the rates of the first.
+pub(crate) fn init_secondary() {
+    apic::write(Register::DivideConfiguration, DIVIDE_BY_1);
+    set_mode();
+}
+
+fn set_mode() {
+    if DEADLINE_MODE.load(Ordering::Relaxed) {
+        apic::write(Register::LvtTimer, TSC_DEADLINE_MODE | u32::from(TIMER_VECTOR));
+        // The mode must be set before the first deadline is: a memory write and an MSR write are not ordered by
+        // themselves (SDM vol. 3, 11.5.4.1).
+        // SAFETY: MFENCE only orders.
+        unsafe { core::arch::x86_64::_mm_mfence() };
+    } else {
+        apic::write(Register::LvtTimer, u32::from(TIMER_VECTOR));
+    }
+}
+
+/// Waits for some microseconds.
+pub(crate) fn delay_us(microseconds: u64) {
+    let start = now_tsc();
+    let ticks = tsc_hz().saturating_mul(microseconds) / 1_000_000;
+    while now_tsc().wrapping_sub(start) < ticks {
+        core::hint::spin_loop();
+    }
+}
+
 /// Finds the rates and sets up the timer, off.
 pub(crate) fn init(features: &Features, fadt: Option<&Fadt>) {
     apic::write(Register::DivideConfiguration, DIVIDE_BY_1);
@@ -258,19 +285,13 @@ pub(crate) fn init(features: &Features, fadt: Option<&Fadt>) {
         1_000_000_000
     });
     TSC_HZ.store(hz, Ordering::Relaxed);
-    if deadline_mode {
-        apic::write(Register::LvtTimer, TSC_DEADLINE_MODE | u32::from(TIMER_VECTOR));
-        // The mode must be set before the first deadline is: a memory write and an MSR write are not ordered by
-        // themselves (SDM vol. 3, 11.5.4.1).
-        // SAFETY: MFENCE only orders.
-        unsafe { core::arch::x86_64::_mm_mfence() };
-        DEADLINE_MODE.store(true, Ordering::Relaxed);
-    } else {
+    DEADLINE_MODE.store(deadline_mode, Ordering::Relaxed);
+    if !deadline_mode {
         let lapic = lapic.unwrap_or(0);
         LAPIC_HZ.store(lapic, Ordering::Relaxed);
         LAPIC_RATIO.store(((u128::from(lapic) << 32) / u128::from(hz)) as u64, Ordering::Relaxed);
-        apic::write(Register::LvtTimer, u32::from(TIMER_VECTOR));
     }
+    set_mode();
     if !fadt.is_some_and(|fadt| fadt.no_cmos_clock)
         && let Some(now) = rtc::read(fadt.map_or(0, |fadt| fadt.century))
     {

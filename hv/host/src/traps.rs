@@ -19,7 +19,7 @@ use x86_64::structures::tss::TaskStateSegment;
 
 use crate::cpu::MAX_CPUS;
 use crate::stack::{Stack, TRAP};
-use crate::{interrupts, log, power};
+use crate::{interrupts, log, power, secondary};
 
 /// Selector of the host's 64-bit code segment.
 pub const CODE_SELECTOR: u16 = 0x08;
@@ -263,20 +263,19 @@ pub(crate) unsafe fn init(index: usize, stacks: &'static TrapStacks) {
     let base = tss_cell.get() as u64;
     // 64-bit TSS, available, present (SDM vol. 3, figure 8-4).
     let low = 103 | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
-    let gdt = TABLES.gdt.get();
-    // SAFETY: single-threaded for the shared entries, this processor's own for the TSS (contract).
-    let gdt_len = unsafe {
-        let gdt = &mut *gdt;
+    let gdt = TABLES.gdt.get().cast::<u64>();
+    let gdt_len = (3 + 2 * MAX_CPUS) * size_of::<u64>();
+    // SAFETY: single-threaded for the shared entries, this processor's own for the TSS (contract): through raw pointers,
+    // for other processors read theirs meanwhile. The index was checked above, so all entries lie within the table.
+    unsafe {
         if index == 0 {
-            gdt[1] = 0x00af_9b00_0000_ffff;
-            gdt[2] = 0x00cf_9300_0000_ffff;
+            gdt.add(1).write(0x00af_9b00_0000_ffff);
+            gdt.add(2).write(0x00cf_9300_0000_ffff);
             fill_idt(&mut *TABLES.idt.get());
         }
-        if let Some(descriptor) = gdt.get_mut(3 + 2 * index..5 + 2 * index) {
-            descriptor.copy_from_slice(&[low, base >> 32]);
-        }
-        size_of_val(gdt)
-    };
+        gdt.add(3 + 2 * index).write(low);
+        gdt.add(4 + 2 * index).write(base >> 32);
+    }
     let pointer = |base: u64, len: usize| DescriptorTablePointer {
         limit: (len - 1) as u16,
         base: VirtAddr::new_truncate(base),
@@ -394,7 +393,10 @@ fn report(frame: &Frame) -> ! {
         let address = Cr2::read_raw();
         crate::error!("page fault at {address:#018x}: {what}");
         let guard = |guard: u64| (guard..guard + 4096).contains(&address);
-        if guard(crate::stack::BOOT_STACK.guard()) || BOOT_TRAP_STACKS.guards().into_iter().any(guard) {
+        if guard(crate::stack::BOOT_STACK.guard())
+            || BOOT_TRAP_STACKS.guards().into_iter().any(guard)
+            || secondary::is_guard(address)
+        {
             crate::error!("a stack has overflowed into its guard page");
         }
     }
