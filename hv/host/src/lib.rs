@@ -19,6 +19,7 @@ pub mod frames;
 pub mod interrupts;
 pub mod log;
 pub mod mem;
+mod mtrr;
 pub mod paging;
 pub mod physical;
 mod port;

@@ -173,9 +173,10 @@ impl PageTables {
         let flags = value & !ADDRESS & !if depth == 1 { LARGE } else { 0 };
         for (number, entry) in (0u64..).zip(self.tables.get_mut(new).into_iter().flat_map(|t| t.0.iter_mut()))
         {
-            *entry = (value & ADDRESS) + number * step | flags;
+            *entry = ((value & ADDRESS) + number * step) | flags;
         }
-        *self.entry(table, index)? = self.base() + new as u64 * 4096 | PRESENT | WRITABLE | ACCESSED_DIRTY;
+        let target = self.base() + new as u64 * 4096;
+        *self.entry(table, index)? = target | PRESENT | WRITABLE | ACCESSED_DIRTY;
         Ok(new)
     }
 
@@ -391,7 +392,10 @@ mod tests {
             assert_eq!((leaf & ADDRESS, leaf & !ADDRESS), (other, before & !ADDRESS & !LARGE));
         }
         // The next 2 MiB stay whole, the next GiB too.
-        assert_eq!(t.leaf((1 << 30) + 0x80_0000).unwrap() & (ADDRESS | LARGE), (1 << 30) + 0x80_0000 | LARGE);
+        assert_eq!(
+            t.leaf((1 << 30) + 0x80_0000).unwrap() & (ADDRESS | LARGE),
+            ((1 << 30) + 0x80_0000) | LARGE
+        );
         assert_eq!(t.leaf(2 << 30).unwrap() & (ADDRESS | LARGE), 2 << 30 | LARGE);
         t.change(page, Some(Access::Code)).unwrap();
         assert_eq!(t.leaf(page).unwrap() & (ADDRESS | WRITABLE | NO_EXECUTE), page);

@@ -6,9 +6,11 @@ mod trampoline;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use spin::Once;
 use trampoline::Trampoline;
 
 use crate::cpu::MAX_CPUS;
+use crate::mtrr::MemoryTypes;
 use crate::stack::{SECONDARY, Stack};
 use crate::traps::TrapStacks;
 use crate::{apic, cpu, features, frames, interrupts, paging, power, timer, traps};
@@ -73,8 +75,8 @@ const HERE: u32 = 1;
 const READY: u32 = 2;
 /// Its TSC at the last question.
 static TSC: AtomicU64 = AtomicU64::new(0);
-/// A sum over its MTRRs.
-static MEMORY_TYPES: AtomicU64 = AtomicU64::new(0);
+/// The MTRRs of the first.
+static MEMORY_TYPES: Once<MemoryTypes> = Once::new();
 /// Where it goes when it is set up: a `fn(usize) -> !`.
 static MAIN: AtomicUsize = AtomicUsize::new(0);
 
@@ -106,6 +108,7 @@ pub fn start(count: usize, main: fn(usize) -> !) -> Result<(), (usize, StartErro
         return Ok(());
     }
     let trampoline = Trampoline::new().map_err(|error| (1, error))?;
+    MEMORY_TYPES.call_once(MemoryTypes::read);
     MAIN.store(main as usize, Ordering::Relaxed);
     let result =
         (1..count).try_for_each(|index| start_one(index, &trampoline).map_err(|error| (index, error)));
@@ -135,11 +138,7 @@ fn start_one(index: usize, trampoline: &Trampoline) -> Result<(), StartError> {
         }
     }
     reached(READY)?;
-    compare_tsc(index)?;
-    if MEMORY_TYPES.load(Ordering::Acquire) != memory_types() {
-        crate::warn!("processor {index} has other MTRRs than the first: the firmware is at fault");
-    }
-    Ok(())
+    compare_tsc(index)
 }
 
 /// Waits until the processor that is being started has come this far.
@@ -197,7 +196,12 @@ extern "C" fn enter(index: usize) -> ! {
     paging::init_secondary();
     interrupts::init_secondary();
     timer::init_secondary();
-    MEMORY_TYPES.store(memory_types(), Ordering::Release);
+    if let Some(types) = MEMORY_TYPES.get()
+        && *types != MemoryTypes::read()
+    {
+        // SAFETY: those of the first processor; interrupts are off.
+        unsafe { types.write() };
+    }
     let main = MAIN.load(Ordering::Relaxed);
     PROGRESS.store(READY, Ordering::Release);
     for round in 0..TSC_ROUNDS {
@@ -211,16 +215,4 @@ extern "C" fn enter(index: usize) -> ! {
     // SAFETY: `start` stored a function of this type.
     let main = unsafe { core::mem::transmute::<usize, fn(usize) -> !>(main) };
     main(index)
-}
-
-/// A sum over the MTRRs of the processor that runs this (SDM vol. 3, 12.11): all are to have the same.
-fn memory_types() -> u64 {
-    const IA32_MTRRCAP: u32 = 0xfe;
-    const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
-    const PHYS_BASE_0: u32 = 0x200;
-    let ranges = traps::read_msr(IA32_MTRRCAP).map_or(0, |cap| cap as u32 & 0xff);
-    (PHYS_BASE_0..PHYS_BASE_0 + 2 * ranges)
-        .chain([IA32_MTRR_DEF_TYPE])
-        .filter_map(traps::read_msr)
-        .fold(0, |sum: u64, value| sum.rotate_left(7) ^ value)
 }
