@@ -40,6 +40,11 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
 
 /// A rig with Linux in it.
 pub fn start(board: Board, name: &str) -> Result<Running> {
+    start_with(board, name, 1)
+}
+
+/// A rig with Linux in it, and as many processors for both.
+pub fn start_with(board: Board, name: &str, processors: u32) -> Result<Running> {
     let files = guest::files(Guest::Linux)?;
     let options = [
         "-m",
@@ -56,15 +61,19 @@ pub fn start(board: Board, name: &str) -> Result<Running> {
     ];
     let mut options: Vec<String> = options.map(String::from).to_vec();
     options.extend(["-append".into(), files.append]);
+    if processors > 1 {
+        options.extend(["-smp".into(), processors.to_string()]);
+    }
     let mut members = vec![member("vmlinuz", files.kernel)];
     members.extend(files.initrd.map(|path| member("initrd.img", path)));
     let mut rig = rig::describe(board, name, options, members)?;
     rig.memory_mib = 256 + HOST_EXTRA_MIB;
+    rig.processors = processors;
     Running::start(&rig)
 }
 
 /// Types a command at the guest's shell and gives what it printed.
-fn shell(rig: &mut Running, command: &str) -> Result<String> {
+pub fn shell(rig: &mut Running, command: &str) -> Result<String> {
     // The quotes keep the echo of what is typed from being taken for the answer.
     rig.console.send(&format!("echo BE''GIN; {command}; echo E''ND\n"))?;
     rig.console.expect("BEGIN", limit(rig.board, 10))?;
@@ -95,7 +104,7 @@ fn console_script(rig: &mut Running) -> Result<()> {
     Ok(())
 }
 
-fn stop_and_cont(rig: &mut Running) -> Result<()> {
+pub(crate) fn stop_and_cont(rig: &mut Running) -> Result<()> {
     let mut client = rig.qmp()?;
     client.execute("stop", json!({}))?;
     client.wait_event("STOP", Duration::ZERO).context("STOP comes before the reply")?;
@@ -187,7 +196,7 @@ fn memory(rig: &Running) -> Result<()> {
     Ok(())
 }
 
-fn nmi(rig: &mut Running) -> Result<()> {
+pub(crate) fn nmi(rig: &mut Running) -> Result<()> {
     rig.console.skip();
     rig.qmp()?.execute("inject-nmi", json!({}))?;
     rig.console.expect("NMI", limit(rig.board, 10))?;
@@ -219,7 +228,7 @@ fn late_attach(rig: &Running) -> Result<()> {
     Ok(())
 }
 
-fn reset(rig: &mut Running) -> Result<()> {
+pub(crate) fn reset(rig: &mut Running) -> Result<()> {
     let mut client = rig.qmp()?;
     rig.console.skip();
     client.execute("system_reset", json!({}))?;
@@ -230,7 +239,7 @@ fn reset(rig: &mut Running) -> Result<()> {
     Ok(())
 }
 
-fn powerdown(rig: &mut Running) -> Result<()> {
+pub(crate) fn powerdown(rig: &mut Running) -> Result<()> {
     let mut client = rig.qmp()?;
     client.execute("system_powerdown", json!({}))?;
     client.wait_event("POWERDOWN", limit(rig.board, 10))?;

@@ -16,6 +16,7 @@ mod preflight;
 mod report;
 mod rig;
 mod sessions;
+mod smp;
 
 use clap::Parser;
 use report::Report;
@@ -49,9 +50,10 @@ struct Group {
 }
 
 /// The groups; each board works through its own in this order.
-const GROUPS: [Group; 13] = [
+const GROUPS: [Group; 15] = [
     Group { board: Board::Qemu, name: "guests", run: guests::run },
     Group { board: Board::Qemu, name: "linux", run: linux::run },
+    Group { board: Board::Qemu, name: "smp", run: smp::run },
     Group { board: Board::Qemu, name: "clients", run: clients::run },
     Group { board: Board::Qemu, name: "machine", run: machine::run },
     Group { board: Board::Qemu, name: "sessions", run: sessions::run },
@@ -63,6 +65,7 @@ const GROUPS: [Group; 13] = [
     Group { board: Board::Bochs, name: "sessions", run: sessions::run },
     Group { board: Board::Bochs, name: "bad-input", run: bad_input::run },
     Group { board: Board::Bochs, name: "linux", run: linux::run },
+    Group { board: Board::Bochs, name: "smp", run: smp::run },
 ];
 
 fn main() -> ExitCode {

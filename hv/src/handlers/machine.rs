@@ -24,6 +24,18 @@ pub(crate) const MACHINE: &str = "pc";
 /// The CPU models: what the rig's processor has and can be passed on, and the least that 64-bit systems expect.
 const CPU_MODELS: [&str; 2] = ["host", "base"];
 
+/// Where the processors are in the tree of objects.
+const QOM_PATHS: [&str; MAX_CPUS as usize] = [
+    "/machine/unattached/device[0]",
+    "/machine/unattached/device[1]",
+    "/machine/unattached/device[2]",
+    "/machine/unattached/device[3]",
+    "/machine/unattached/device[4]",
+    "/machine/unattached/device[5]",
+    "/machine/unattached/device[6]",
+    "/machine/unattached/device[7]",
+];
+
 /// The parameters of an option.
 pub(crate) struct Parameters(&'static [Parameter]);
 
@@ -134,7 +146,7 @@ impl Cpus for Hypervisor<'_> {
             cpu: index as i64,
             current: index == 0,
             halted,
-            qom_path: "/machine/unattached/device[0]",
+            qom_path: QOM_PATHS.get(index).copied().unwrap_or_default(),
             // No threads here: the number of the physical processor, from 1 as thread ids are.
             thread_id: index as i64 + 1,
             arch: CpuInfoArch::X86,

@@ -1,0 +1,130 @@
+//! Guests with several processors.
+
+use crate::linux::{nmi, powerdown, reset, shell, start_with, stop_and_cont};
+use crate::report::Report;
+use crate::rig::{self, Running, limit, member, words};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use xtask::board::Board;
+
+/// Runs the group.
+pub fn run(board: Board, report: &Report) -> Result<()> {
+    report.check(board, "smp::more than the rig has", || too_many(board));
+    for processors in if board == Board::Bochs { vec![2] } else { vec![2, 4] } {
+        let mut rig = start_with(board, &format!("smp-{processors}"), processors)?;
+        let name = |what: &str| format!("smp::{what} ({processors})");
+        let booted = report.check(board, &name("Linux boots"), || {
+            rig.console.expect("guest: ready", limit(board, 90)).with_context(|| rig.tail())?;
+            rig.console.expect("# ", limit(board, 10))?;
+            Ok(())
+        });
+        if !booted {
+            continue;
+        }
+        report.check(board, &name("all processors work"), || all_work(&mut rig, processors));
+        report.check(board, &name("queries"), || queries(&rig, processors));
+        report.check(board, &name("stop and cont"), || stop_and_cont(&mut rig));
+        report.check(board, &name("all stand still"), || all_stand(&mut rig, processors));
+        report.check(board, &name("inject-nmi"), || nmi(&mut rig));
+        if board == Board::Qemu {
+            report.check(board, &name("system_reset"), || reset(&mut rig));
+            report.check(board, &name("all processors work again"), || all_work(&mut rig, processors));
+        }
+        report.check(board, &name("system_powerdown"), || powerdown(&mut rig));
+        report.check(board, &name("quit"), || rig.quit());
+    }
+    Ok(())
+}
+
+fn too_many(board: Board) -> Result<()> {
+    let options = words("-m 32 -smp 3 -kernel demo");
+    let mut rig = rig::describe(board, "smp-too-many", options, vec![member("demo", rig::guest("demo")?)])?;
+    rig.processors = 2;
+    let mut rig = Running::start(&rig)?;
+    rig.expect_log("-smp 3: this machine has only 2 processors", limit(board, 20))?;
+    let status = rig.qmp()?.execute("query-status", json!({}))?;
+    ensure!(status["status"] == "internal-error", "{status}");
+    rig.quit()
+}
+
+/// The counts of a row of /proc/interrupts, one a processor.
+fn interrupts(rig: &mut Running, row: &str) -> Result<Vec<u64>> {
+    let line = shell(rig, &format!("grep '{row}:' /proc/interrupts"))?;
+    Ok(line.split_whitespace().skip(1).map_while(|word| word.parse().ok()).collect())
+}
+
+fn all_work(rig: &mut Running, processors: u32) -> Result<()> {
+    let count = shell(rig, "nproc")?;
+    ensure!(count == processors.to_string(), "{count:?} processors");
+    let online = shell(rig, "cat /sys/devices/system/cpu/online")?;
+    ensure!(online == format!("0-{}", processors - 1), "{online:?} are online");
+    let packages = shell(rig, "sort -u /sys/devices/system/cpu/cpu*/topology/core_id | wc -l")?;
+    ensure!(packages == processors.to_string(), "{packages:?} cores");
+    // As many busy loops as there are processors end in about the time of one: and every processor's clock ticks.
+    let before = interrupts(rig, "LOC")?;
+    let busy = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done";
+    let jobs = format!("({busy}) & ").repeat(processors as usize);
+    shell(rig, &format!("{jobs} wait"))?;
+    let after = interrupts(rig, "LOC")?;
+    ensure!(
+        before.len() == processors as usize
+            && before.iter().zip(&after).all(|(before, after)| after > before),
+        "local timer interrupts {before:?}, then {after:?}"
+    );
+    // Function calls by interrupt reach all.
+    let calls = interrupts(rig, "CAL")?;
+    ensure!(calls.iter().all(|count| *count > 0), "function call interrupts {calls:?}");
+    Ok(())
+}
+
+fn queries(rig: &Running, processors: u32) -> Result<()> {
+    let mut client = rig.qmp()?;
+    for command in ["stop", "cont"] {
+        let cpus = client.execute("query-cpus", json!({}))?;
+        let list = cpus.as_array().context("no list")?;
+        ensure!(list.len() == processors as usize, "{cpus}");
+        for (number, cpu) in (0u64..).zip(list) {
+            ensure!(cpu["CPU"] == number && cpu["thread_id"] == number + 1, "{cpu}");
+            ensure!(cpu["current"] == (number == 0), "{cpu}");
+            // Linux, or its user, in the upper or the lower half.
+            ensure!(cpu["pc"].as_i64().is_some_and(|pc| pc < 0 || pc > 0x1000), "{cpu}");
+        }
+        client.execute(command, json!({}))?;
+    }
+    let last = processors - 1;
+    client.execute("cpu", json!({ "index": last }))?;
+    let error = client.execute("cpu", json!({ "index": processors })).err().context("no such processor")?;
+    ensure!(format!("{error:#}").contains("Parameter 'index' expects a CPU number"), "{error:#}");
+    let registers = client
+        .execute("human-monitor-command", json!({ "command-line": "info registers", "cpu-index": last }))?;
+    ensure!(registers.as_str().is_some_and(|text| text.contains("CR3=")), "{registers}");
+    let cpus = client.execute("human-monitor-command", json!({ "command-line": "info cpus" }))?;
+    ensure!(cpus.as_str().is_some_and(|text| text.contains(&format!("CPU #{last}:"))), "{cpus}");
+    // Memory by that processor's addresses: the instruction that it is at.
+    client.execute("stop", json!({}))?;
+    let all = client.execute("query-cpus", json!({}))?;
+    let save =
+        json!({ "val": all[last as usize]["pc"], "size": 1, "filename": "/tmp/text", "cpu-index": last });
+    client.execute("memsave", save)?;
+    client.execute("cont", json!({}))?;
+    Ok(())
+}
+
+/// A guest that is stopped does not change, whichever processor ran what.
+fn all_stand(rig: &mut Running, processors: u32) -> Result<()> {
+    let busy = "(while true; do true; done) & ".repeat(processors as usize);
+    rig.console.send(&format!("{busy} echo bu''sy\n"))?;
+    rig.console.expect("busy", limit(rig.board, 20))?;
+    let mut client = rig.qmp()?;
+    client.execute("stop", json!({}))?;
+    let cpus = |client: &mut xtask::qmp::Client| -> Result<Value> { client.execute("query-cpus", json!({})) };
+    let first = cpus(&mut client)?;
+    std::thread::sleep(limit(rig.board, 1) / 4);
+    let second = cpus(&mut client)?;
+    if first != second {
+        bail!("a stopped guest's processors went on: {first}, then {second}");
+    }
+    client.execute("cont", json!({}))?;
+    shell(rig, "kill $(jobs -p)")?;
+    Ok(())
+}
