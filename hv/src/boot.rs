@@ -142,8 +142,8 @@ fn begin(hypervisor: &mut Hypervisor<'_>) {
 #[derive(Debug)]
 enum MakeError<E> {
     TooManyCpus { asked: u8, there: usize },
-    Cpu { asked: u8, index: usize, error: StartError },
-    CpuRefused { asked: u8 },
+    NoStart { asked: u8, index: usize, error: StartError },
+    Refused { asked: u8 },
     TooLittleRam,
     NoRam { asked: u64, free: u64 },
     Tables(PagingError),
@@ -164,10 +164,10 @@ impl<E: core::fmt::Display> core::fmt::Display for MakeError<E> {
                     if *there == 1 { "" } else { "s" }
                 )
             }
-            Self::Cpu { asked, index, error } => {
+            Self::NoStart { asked, index, error } => {
                 write!(f, "-smp {asked}: processor {index} cannot be started: {error}")
             }
-            Self::CpuRefused { asked } => {
+            Self::Refused { asked } => {
                 write!(f, "-smp {asked}: not all processors can run a guest (see the log)")
             }
             Self::TooLittleRam => write!(f, "-m: a guest needs at least {} MiB", MIN_RAM >> 20),
@@ -297,7 +297,7 @@ where
 {
     let others = usize::from(asked).saturating_sub(1);
     PLAN.call_once(|| plan);
-    secondary::start(others + 1, run_other::<P>).map_err(|(index, error)| MakeError::Cpu {
+    secondary::start(others + 1, run_other::<P>).map_err(|(index, error)| MakeError::NoStart {
         asked,
         index,
         error,
@@ -306,7 +306,7 @@ where
     while READY.load(Ordering::Acquire) < others {
         let late = timer::since_entry_us().saturating_sub(start) > READY_LIMIT_US;
         if late || REFUSED.load(Ordering::Acquire) > 0 {
-            return Err(MakeError::CpuRefused { asked });
+            return Err(MakeError::Refused { asked });
         }
         core::hint::spin_loop();
     }
