@@ -32,6 +32,7 @@ use crate::ram::GuestRam;
 use crate::services;
 use crate::state::Change;
 use crate::store;
+use crate::virtio;
 
 /// Frames for second-level tables: one for each GiB of guest RAM that has to be mapped by 2 MiB pages, and a few for the
 /// upper levels and odd ends. A processor with 1 GiB pages needs them for the ends alone.
@@ -72,7 +73,7 @@ pub fn run(boot: &'static BootInfo) -> ! {
 
 /// Makes a guest on a vendor's processor and serves it.
 fn start<P: Processor + 'static>(
-    launch: Launch,
+    mut launch: Launch,
     ports: Ports,
     console: Option<Uart>,
     memory: &'static mut P::Memory,
@@ -82,13 +83,21 @@ where
     Machine<P>: Run,
 {
     let made = make::<P>(&launch, console, memory, intel);
-    // The store has what the guest has left.
+    // The store has what the guest and its devices have left.
+    virtio::reserve(&launch.options);
     let files = store::open(&launch);
     match made {
         Ok(mut machine) => {
+            let ram = machine.shared().ram();
+            let attached =
+                machine.with(|devices| virtio::attach(&mut devices.pc, ram, &launch.options, files));
+            launch.incomplete = attached.is_err();
             let loaded = launch.load(&mut machine);
             let mut hypervisor = Hypervisor::new(Some(&mut machine), launch, files);
             report_options(&mut hypervisor);
+            if let Err(error) = attached {
+                hypervisor.fail(format_args!("{error}"));
+            }
             if let Err(error) = loaded {
                 hypervisor.fail(format_args!("{error}"));
             }

@@ -7,17 +7,18 @@ use monovisor_devices::DebugExit;
 use monovisor_loader::Options;
 use monovisor_loader::options::{Group, GroupError, GroupKind, GroupProblem};
 
+use crate::virtio;
+
 /// The guest's isa-debug-exit.
 const DEBUG_EXIT: &str = "isa-debug-exit";
 
 /// Devices of QEMU that a guest will get here.
-const NOT_YET: [&str; 14] = [
+const NOT_YET: [&str; 13] = [
     "pc-testdev",
     "pvpanic",
     "vfio-pci",
     "virtconsole",
     "virtio-balloon-pci",
-    "virtio-blk-pci",
     "virtio-keyboard-pci",
     "virtio-mouse-pci",
     "virtio-net-pci",
@@ -39,7 +40,10 @@ pub fn check<'a>(options: &Options<'a>) -> Result<(), GroupError<'a>> {
     for device in options.devices() {
         check_device(&device)?;
     }
-    for kind in [GroupKind::Drive, GroupKind::Netdev, GroupKind::Chardev, GroupKind::Object, GroupKind::Mon] {
+    for drive in options.groups(GroupKind::Drive) {
+        virtio::check_drive(drive)?;
+    }
+    for kind in [GroupKind::Netdev, GroupKind::Chardev, GroupKind::Object, GroupKind::Mon] {
         if let Some(group) = options.groups(kind).next() {
             return Err(group.error(kind.implied().unwrap_or("id"), GroupProblem::NotYet));
         }
@@ -50,6 +54,7 @@ pub fn check<'a>(options: &Options<'a>) -> Result<(), GroupError<'a>> {
 fn check_device<'a>(device: &Group<'a>) -> Result<(), GroupError<'a>> {
     match device.required("driver")? {
         DEBUG_EXIT => read_debug_exit(device).map(|_| ()),
+        driver if let Some(model) = virtio::model(driver) => virtio::check_device(model, device),
         driver if NOT_YET.contains(&driver) => Err(device.error("driver", GroupProblem::NotYet)),
         _ => Err(device.error("driver", GroupProblem::NoSuch("device model name"))),
     }
@@ -94,7 +99,30 @@ mod tests {
                 "-device isa-debug-exit: Parameter 'iobase' expects uint16_t",
             ),
             ("-netdev user,id=n", "-netdev user: 'user' is not supported yet"),
-            ("-drive file=x,id=d", "-drive d: 'd' is not supported yet"),
+            ("-drive file=x,id=d,format=qcow2", "-drive d: 'qcow2' is not supported yet"),
+            ("-drive file=x,id=d,format=zip", "-drive d: 'zip' is not a valid format"),
+            ("-drive file=x,id=d,if=ide", "-drive d: 'ide' is not supported yet"),
+            ("-drive id=d,if=none", "-drive d: Parameter 'file' is missing"),
+            ("-drive file=x,id=d,fyle=y", "-drive d: Invalid parameter 'fyle'"),
+            ("-drive file=x,id=d,snapshot=maybe", "-drive d: Parameter 'snapshot' expects 'on' or 'off'"),
+            (
+                "-drive file=x,if=none,id=d,readonly,snapshot=on,serial=a,,b -device virtio-blk-pci,drive=d,addr=1f",
+                "",
+            ),
+            ("-device virtio-blk-pci,dryve=d", "-device virtio-blk-pci: Property '.dryve' not found"),
+            (
+                "-device virtio-blk-pci,num-queues=17",
+                "-device virtio-blk-pci: Parameter 'num-queues' expects a number from 1 to 16",
+            ),
+            (
+                "-device virtio-blk-pci,logical_block_size=1000",
+                "-device virtio-blk-pci: Parameter 'logical_block_size' expects a power of 2 between 512 and 32768",
+            ),
+            ("-device virtio-blk-pci,addr=5.1", "-device virtio-blk-pci: Parameter 'addr' expects int32"),
+            (
+                "-device virtio-blk-pci,disable-legacy=off",
+                "-device virtio-blk-pci: 'off' is not supported yet",
+            ),
             ("-device isa-debug-exit,id=9", "-device isa-debug-exit: Parameter 'id' expects an identifier"),
         ] {
             assert_eq!(error(line), text, "{line}");

@@ -106,6 +106,8 @@ pub struct Launch {
     pub bundle_error: Option<BundleError>,
     /// What is wrong with the serial lines.
     pub line_problems: lines::Problems,
+    /// A device that was asked for could not be made.
+    pub incomplete: bool,
     boot: &'static BootInfo,
     uuid: heapless::String<UUID_TEXT>,
 }
@@ -131,7 +133,15 @@ impl Launch {
             // 32 digits and four dashes fit.
             let _ = write!(uuid, "{dash}{byte:02x}");
         }
-        Self { options, bundle, bundle_error, line_problems: lines::Problems::new(), boot, uuid }
+        Self {
+            options,
+            bundle,
+            bundle_error,
+            line_problems: lines::Problems::new(),
+            incomplete: false,
+            boot,
+            uuid,
+        }
     }
 
     /// What was wrong with the loader's hand-over, where the machine could be started all the same: a module or the command
@@ -145,6 +155,7 @@ impl Launch {
         self.options.errors.first.is_some()
             || configure::check(&self.options).is_err()
             || self.bundle_error.is_some()
+            || self.incomplete
             || !self.line_problems.is_empty()
     }
 

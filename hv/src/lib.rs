@@ -29,6 +29,7 @@ mod qom;
 mod services;
 mod state;
 mod store;
+mod virtio;
 
 use monovisor_machine as machine;
 use monovisor_machine::{backend, clock, policy, ram, trace};

@@ -24,6 +24,14 @@ impl Files {
     pub fn lock(self) -> MutexGuard<'static, Store<'static>> {
         self.0.lock()
     }
+
+    /// A store of its own for a test, with so many pages.
+    #[cfg(test)]
+    pub(crate) fn for_test(pages: usize) -> Self {
+        let files = Self(Box::leak(Box::new(Mutex::new(Store::new()))));
+        assert!(files.lock().set_pool(vec![0xa5; pages * monovisor_store::PAGE_SIZE].leak()));
+        files
+    }
 }
 
 /// Opens the store: names the files that came with the boot, and gives it all RAM that is left. May be called once.

@@ -31,8 +31,18 @@ pub struct Files {
 /// The package that depends on the newest cloud kernel.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// Kernel modules that the guest's /init loads: the power button, and the input events that it makes.
-const MODULES: [&str; 2] = ["drivers/acpi/button.ko", "drivers/input/evdev.ko"];
+/// Kernel modules that the guest's /init loads: the power button and the input events that it makes, and for virtio
+/// devices the transport and the drivers, each behind those that it needs.
+const MODULES: [&str; 8] = [
+    "drivers/acpi/button.ko",
+    "drivers/input/evdev.ko",
+    "drivers/virtio/virtio_ring.ko",
+    "drivers/virtio/virtio.ko",
+    "drivers/virtio/virtio_pci_legacy_dev.ko",
+    "drivers/virtio/virtio_pci_modern_dev.ko",
+    "drivers/virtio/virtio_pci.ko",
+    "drivers/block/virtio_blk.ko",
+];
 
 /// Builds or finds the files of a guest.
 pub fn files(guest: Guest) -> Result<Files> {
@@ -56,7 +66,8 @@ pub fn files(guest: Guest) -> Result<Files> {
 /// Fetches Debian's cloud kernel by package name, once; returns the directory with `vmlinuz` and `modules/`.
 fn debian_kernel() -> Result<PathBuf> {
     let directory = paths::cache("linux")?;
-    if directory.join("vmlinuz").exists() {
+    let module = |path: &str| directory.join("modules").join(Path::new(path).file_name().unwrap_or_default());
+    if directory.join("vmlinuz").exists() && MODULES.iter().all(|path| module(path).exists()) {
         return Ok(directory);
     }
     setup::need(&["apt-get", "dpkg-deb"])?;

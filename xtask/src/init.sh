@@ -7,6 +7,11 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 insmod /lib/evdev.ko
 insmod /lib/button.ko
+if grep -q 0x1af4 /sys/bus/pci/devices/*/vendor; then
+    for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
+        insmod "/lib/$module.ko"
+    done
+fi
 
 # The ACPI power button comes as an input event; the kind of key stands at byte 18 of each 24-byte record.
 for event in /sys/class/input/event*; do

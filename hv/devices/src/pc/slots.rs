@@ -51,9 +51,9 @@ impl Pc {
             && self.functions.iter().all(|function| function.address().slot != slot)
     }
 
-    /// The first slot that nothing is in.
-    pub fn free_slot(&self) -> Option<u8> {
-        (PCI_SLOT_FIRST_FREE..SLOTS).find(|slot| self.slot_is_free(*slot))
+    /// The first slot that nothing is in, and that is not one of `kept`, a bit each.
+    pub fn free_slot(&self, kept: u32) -> Option<u8> {
+        (PCI_SLOT_FIRST_FREE..SLOTS).find(|slot| self.slot_is_free(*slot) && kept & 1 << slot == 0)
     }
 
     /// The PCI functions of bus 0: those of the chip set in the order of their addresses, then the devices in the order

@@ -28,7 +28,7 @@ pub(super) enum Action {
 /// State of a device as far as all have it.
 #[derive(Clone, Debug)]
 pub(super) struct Registers {
-    offered: u64,
+    pub offered: u64,
     pub driver_features: u64,
     device_select: u32,
     driver_select: u32,

@@ -396,8 +396,8 @@ fn machine(device: impl Device) -> (Pc, &'static Ram) {
     let mut pc = Pc::new(&config);
     let ram = Ram::leak();
     let device: &'static mut dyn Device = Box::leak(Box::new(device));
-    let slot = pc.free_slot().unwrap();
-    assert_eq!(slot, 2);
+    let slot = pc.free_slot(0).unwrap();
+    assert_eq!((slot, pc.free_slot(0b1100)), (2, Some(4)));
     pc.attach(Box::leak(Box::new(VirtioPci::new(slot, "e", ram, device)))).unwrap();
     let again: &'static mut dyn Device = Box::leak(Box::new(echo()));
     assert!(pc.attach(Box::leak(Box::new(VirtioPci::new(slot, "f", ram, again)))).is_err());

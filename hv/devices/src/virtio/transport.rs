@@ -124,6 +124,11 @@ impl VirtioPci {
         function
     }
 
+    /// Does not offer these features of the transport.
+    pub const fn withhold(&mut self, features: u64) {
+        self.registers.offered &= !features;
+    }
+
     /// The operator's name of the device.
     pub const fn name(&self) -> &'static str {
         self.name
