@@ -25,9 +25,15 @@ Examples:
   cargo xtask run --guest linux                Debian's cloud kernel to a shell
   cargo xtask run --board bochs --guest linux  the same on VMX (takes about a minute)
   cargo xtask run -- -S                        do not start the guest: `cargo xtask qmp cont` does
+  cargo xtask run --console stdio --kernel test.elf --timeout 60 -- \\
+      -device isa-debug-exit,iobase=0xf4,iosize=4 -device pc-testdev
+                                               a test program: its console on standard output,
+                                               its value in the exit status
 
 Keys on the console: Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A.
-Exit status: the emulator's own; 0 after `quit`.")]
+Exit status: 2n + 1 where the guest wrote n to its isa-debug-exit, as with QEMU; 0 after `quit`;
+124 when --timeout has passed; else the emulator's own. With `--console stdio` alone also 0 when
+the guest has switched itself off, and 2 when it cannot run.")]
     Run(run::Options),
     /// Send QMP commands to a rig: one, or an interactive prompt
     #[command(after_help = "\

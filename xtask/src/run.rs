@@ -3,18 +3,32 @@
 use crate::board::Board;
 use crate::bridge::{Bridge, Protocol};
 use crate::emulator::{HOST_EXTRA_MIB, Machine, Rig};
+use crate::ending::{Ending, FAILED, TIMED_OUT};
 use crate::line::Line;
 use crate::payload::Payload;
-use crate::{build, paths, process, setup, terminal};
+use crate::process::Supervised;
+use crate::stdio::Stdio;
+use crate::{build, paths, setup, terminal};
 use anyhow::{Context, Result, bail};
-use clap::Args;
-use std::io::{IsTerminal, Read, Write};
-use std::path::PathBuf;
+use clap::{Args, ValueEnum};
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Ctrl-A, as in QEMU: the key that starts a command to us.
-const ESCAPE: u8 = 0x01;
+/// How often the log of a run without a monitor is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// What a guest printed at its end has come when nothing more has come for so long; Bochs takes its time.
+const QUIET: Duration = Duration::from_millis(300);
+/// The longest that is waited for it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What `--console` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Console {
+    /// Standard input and output, and nothing else: no socket, and the run ends with the guest.
+    Stdio,
+}
 
 /// `cargo xtask run`.
 #[derive(Args, Debug)]
@@ -27,16 +41,50 @@ pub struct Options {
     /// Serve QMP here [default: target/xtask/run/qmp.sock]; given twice, the rig has a second monitor, on COM3
     #[arg(long, value_name = "PATH")]
     qmp_socket: Vec<PathBuf>,
+    /// `stdio`: the guest's console on standard input and output, QMP only where --qmp-socket says so, and without
+    /// that the run ends with the guest
+    #[arg(long, value_name = "WHERE", conflicts_with = "console_socket")]
+    console: Option<Console>,
     /// Serve the guest's console here instead of on the terminal
     #[arg(long, value_name = "PATH")]
     console_socket: Option<PathBuf>,
+    /// End the run after so many seconds, with status 124
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
     /// Show Monovisor's log on standard error when the run ends
     #[arg(long)]
     show_log: bool,
 }
 
-/// Runs the subcommand; the exit status is the emulator's.
+impl Options {
+    /// Nobody manages the guest: what comes of it is what the run is for.
+    fn unattended(&self) -> bool {
+        self.console == Some(Console::Stdio) && self.qmp_socket.is_empty()
+    }
+}
+
+/// Runs the subcommand; the exit status is the guest's where it wrote one to its isa-debug-exit, else the emulator's.
 pub fn main(options: Options) -> Result<u8> {
+    if !options.unattended() {
+        return run(&options);
+    }
+    // A script has to tell our own mistakes from what a guest says.
+    let directory = paths::cache("run")?.join(format!("{}-{}", options.board.name(), std::process::id()));
+    let result = run_in(&options, &directory);
+    let _ = std::fs::remove_dir_all(&directory);
+    result.or_else(|error| {
+        terminal::restore();
+        eprintln!("xtask: {error:#}");
+        Ok(FAILED)
+    })
+}
+
+fn run(options: &Options) -> Result<u8> {
+    run_in(options, &paths::cache("run")?.join(options.board.name()))
+}
+
+/// Runs a rig whose files are in `directory`.
+fn run_in(options: &Options, directory: &Path) -> Result<u8> {
     if options.board == Board::Pc {
         bail!("the pc board is for real machines: `cargo xtask image` makes its disc image");
     }
@@ -44,17 +92,24 @@ pub fn main(options: Options) -> Result<u8> {
         bail!("--qmp-socket: two at most");
     }
     setup::ensure()?;
-    let rig = prepare(&options)?;
+    let rig = prepare(options, directory)?;
+    let end = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let Machine { process: mut emulator, qmp, console, second, log } = {
         let _progress = crate::progress::Progress::start("starting the emulator");
         rig.start()?
     };
-    let socket = match options.qmp_socket.first() {
-        Some(path) => path.clone(),
-        None => paths::default_qmp_socket()?,
+    let bridge = if options.unattended() {
+        discard(qmp);
+        None
+    } else {
+        let socket = match options.qmp_socket.first() {
+            Some(path) => path.clone(),
+            None => paths::default_qmp_socket()?,
+        };
+        let bridge = Bridge::start(qmp, &socket, Protocol::Qmp)?;
+        eprintln!("xtask: QMP on {}; log in {}", bridge.path().display(), log.display());
+        Some(bridge)
     };
-    let bridge = Bridge::start(qmp, &socket, Protocol::Qmp)?;
-    eprintln!("xtask: QMP on {}; log in {}", bridge.path().display(), log.display());
     let second = match (second, options.qmp_socket.get(1)) {
         (Some(line), Some(path)) => {
             let bridge = Bridge::start(line, path, Protocol::Qmp)?;
@@ -63,83 +118,100 @@ pub fn main(options: Options) -> Result<u8> {
         }
         _ => None,
     };
-    let console_bridge = match &options.console_socket {
+    let (mut stdio, mut console_bridge) = (None, None);
+    match &options.console_socket {
         Some(path) => {
             let bridge = Bridge::start(console, path, Protocol::Raw)?;
             eprintln!("xtask: console on {}; Ctrl-C ends the run", bridge.path().display());
-            Some(bridge)
+            console_bridge = Some(bridge);
         }
-        None => {
-            attach(console)?;
-            None
-        }
-    };
-    let status = loop {
-        if let Some(status) = emulator.wait_for(Duration::from_secs(3600))? {
-            break status;
-        }
-    };
+        None => stdio = Some(Stdio::attach(console)?),
+    }
+    let stays = !options.unattended() || options.payload.more.iter().any(|word| word == "-no-shutdown");
+    let ended = wait(&mut emulator, &log, end, stays)?;
+    if let Some(stdio) = stdio {
+        stdio.drain(QUIET, LAST_WORDS);
+    }
+    emulator.kill();
     terminal::restore();
     drop((bridge, second, console_bridge));
+    let log = read(&log);
     if options.show_log {
-        eprint!("{}", String::from_utf8_lossy(&std::fs::read(&log).unwrap_or_default()));
+        eprint!("{log}");
     }
-    exit_code(status)
+    let status = match ended {
+        Ended::Time => {
+            eprintln!("xtask: ended after {} s", options.timeout.unwrap_or_default());
+            return Ok(TIMED_OUT);
+        }
+        Ended::Emulator(status) => Some(status),
+        Ended::Guest => None,
+    };
+    match (Ending::of(&log), status) {
+        (Some(ending @ (Ending::DebugExit(_) | Ending::Quit)), _) => Ok(ending.status()),
+        (_, Some(status)) => exit_code(status),
+        (Some(ending), None) => {
+            if let Ending::Failed(reason) = &ending {
+                eprintln!("xtask: {reason}");
+            }
+            Ok(ending.status())
+        }
+        (None, None) => bail!("the guest ended, and the log does not say how"),
+    }
 }
 
 /// Builds the image and the guest, and lays out the rig.
-fn prepare(options: &Options) -> Result<Rig> {
+fn prepare(options: &Options, directory: &Path) -> Result<Rig> {
+    let (words, members) = options.payload.prepare()?;
     let image = build::board(options.board)?;
-    let mut rig = Rig::new(options.board, image, paths::cache("run")?.join(options.board.name()));
+    let mut rig = Rig::new(options.board, image, directory.to_owned());
     rig.second = options.qmp_socket.len() > 1;
     rig.memory_mib = options.payload.memory + HOST_EXTRA_MIB;
     rig.processors = options.payload.smp.max(1);
-    (rig.options, rig.members) = options.payload.prepare()?;
+    (rig.options, rig.members) = (words, members);
     Ok(rig)
 }
 
-/// Joins the terminal and the guest's console.
-fn attach(console: Line) -> Result<()> {
-    let mut from = console.try_clone()?;
-    let mut to = console;
-    if std::io::stdin().is_terminal() {
-        eprintln!("xtask: console of the guest follows; Ctrl-A x ends the run, Ctrl-A Ctrl-A sends Ctrl-A");
+/// What ended first.
+enum Ended {
+    /// The emulator.
+    Emulator(ExitStatus),
+    /// The guest, as the log says.
+    Guest,
+    /// The time that the run had.
+    Time,
+}
+
+/// Waits for the end of the emulator, of the time, and, unless the monitor `stays`, of the guest.
+fn wait(emulator: &mut Supervised, log: &Path, end: Option<Instant>, stays: bool) -> Result<Ended> {
+    let mut seen = 0;
+    loop {
+        if let Some(status) = emulator.wait_for(LOOK)? {
+            return Ok(Ended::Emulator(status));
+        }
+        if end.is_some_and(|end| Instant::now() >= end) {
+            return Ok(Ended::Time);
+        }
+        let length = std::fs::metadata(log).map_or(0, |file| file.len());
+        if !stays && length != std::mem::replace(&mut seen, length) {
+            // With isa-debug-exit and `quit` the emulator is about to end by itself.
+            if let Some(Ending::Off | Ending::Failed(_)) = Ending::of(&read(log)) {
+                return Ok(Ended::Guest);
+            }
+        }
     }
-    terminal::make_raw()?;
+}
+
+fn read(log: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
+}
+
+/// Takes what comes on a line that nobody listens to.
+fn discard(mut line: Line) {
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
-        let mut out = std::io::stdout();
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
-            if out.write_all(&buffer[..count]).and_then(|()| out.flush()).is_err() {
-                break;
-            }
-        }
+        while matches!(line.read(&mut buffer), Ok(1..)) {}
     });
-    std::thread::spawn(move || {
-        let mut buffer = [0; 256];
-        let mut escaped = false;
-        while let Ok(count @ 1..) = std::io::stdin().read(&mut buffer) {
-            for &byte in &buffer[..count] {
-                match (escaped, byte) {
-                    (true, b'x' | b'X') => {
-                        terminal::restore();
-                        process::kill_all();
-                        eprintln!("\nxtask: ended");
-                        std::process::exit(0);
-                    }
-                    (false, ESCAPE) => {
-                        escaped = true;
-                        continue;
-                    }
-                    _ => escaped = false,
-                }
-                if to.write_all(&[byte]).is_err() {
-                    return;
-                }
-            }
-        }
-    });
-    Ok(())
 }
 
 /// The status to end with: the emulator's own, or 128 and the signal that ended it.
