@@ -277,7 +277,12 @@ where
         high_ram,
         debug_exit: configure::debug_exit(options),
     };
-    let shared = SHARED.call_once(|| Shared::new(Pc::new(&config), ram, clock, Backend::new(console)));
+    let make_pc = || {
+        let mut pc = Pc::new(&config);
+        configure::add(options, &mut pc);
+        pc
+    };
+    let shared = SHARED.call_once(|| Shared::new(make_pc(), ram, clock, Backend::new(console)));
     let parts = Parts { cpuid: context, allowed, intel };
     let mut machine = Machine::new(vcpu, 0, shared, &parts);
     start_others::<P>(options.cpus, Plan { settings, parts })?;

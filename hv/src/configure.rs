@@ -3,7 +3,10 @@
 //! What the lists ask for is checked as a whole before there is a guest: a device that nobody knows, or a key that its
 //! device does not, is an error that names it.
 
-use monovisor_devices::DebugExit;
+use core::sync::atomic::AtomicU8;
+
+use monovisor_devices::testdev::{MEMORY_LENGTH, TestDevice};
+use monovisor_devices::{DebugExit, Pc};
 use monovisor_loader::Options;
 use monovisor_loader::options::{Group, GroupError, GroupKind, GroupProblem};
 
@@ -11,10 +14,14 @@ use crate::virtio;
 
 /// The guest's isa-debug-exit.
 const DEBUG_EXIT: &str = "isa-debug-exit";
+/// The guest's device for test programs.
+const TEST_DEVICE: &str = "pc-testdev";
+
+/// The memory window of [`TEST_DEVICE`].
+static WINDOW: [AtomicU8; MEMORY_LENGTH] = [const { AtomicU8::new(0) }; MEMORY_LENGTH];
 
 /// Devices of QEMU that a guest will get here.
-const NOT_YET: [&str; 13] = [
-    "pc-testdev",
+const NOT_YET: [&str; 12] = [
     "pvpanic",
     "vfio-pci",
     "virtconsole",
@@ -54,6 +61,7 @@ pub fn check<'a>(options: &Options<'a>) -> Result<(), GroupError<'a>> {
 fn check_device<'a>(device: &Group<'a>) -> Result<(), GroupError<'a>> {
     match device.required("driver")? {
         DEBUG_EXIT => read_debug_exit(device).map(|_| ()),
+        TEST_DEVICE => device.only(&[]),
         driver if let Some(model) = virtio::model(driver) => virtio::check_device(model, device),
         driver if NOT_YET.contains(&driver) => Err(device.error("driver", GroupProblem::NotYet)),
         _ => Err(device.error("driver", GroupProblem::NoSuch("device model name"))),
@@ -67,6 +75,13 @@ pub fn debug_exit(options: &Options<'_>) -> Option<DebugExit> {
         .filter(|device| device.driver() == DEBUG_EXIT)
         .last()
         .and_then(|d| read_debug_exit(&d).ok())
+}
+
+/// Adds the devices that need nothing from outside to a machine that is being made.
+pub fn add(options: &Options<'_>, pc: &mut Pc) {
+    if options.devices().any(|device| device.driver() == TEST_DEVICE) {
+        pc.add_test_device(TestDevice::new(&WINDOW));
+    }
 }
 
 fn read_debug_exit<'a>(device: &Group<'a>) -> Result<DebugExit, GroupError<'a>> {
@@ -90,6 +105,8 @@ mod tests {
     fn what_is_not_there_is_named() {
         for (line, text) in [
             ("-device isa-debug-exit,iobase=0xf4,iosize=4,id=exit", ""),
+            ("-device pc-testdev", ""),
+            ("-device pc-testdev,x=1", "-device pc-testdev: Property '.x' not found"),
             ("-device foo", "-device foo: 'foo' is not a valid device model name"),
             ("-device id=x", "-device: Parameter 'driver' is missing"),
             ("-device driver=vfio-pci", "-device vfio-pci: 'vfio-pci' is not supported yet"),

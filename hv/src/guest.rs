@@ -100,6 +100,16 @@ impl dyn Guest + '_ {
         });
     }
 
+    /// Hands on what the guest has sent on its console; true while some of that has not left the line yet.
+    pub fn flush_console(&mut self) -> bool {
+        self.pump_console();
+        let mut busy = false;
+        self.devices(&mut |devices| {
+            busy = devices.pc.console_has_output() || !devices.backend.console_is_idle()
+        });
+        busy
+    }
+
     /// The host's line that the guest's serial port is wired to.
     pub fn console(&mut self) -> Option<UartConfig> {
         let mut console = None;

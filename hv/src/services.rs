@@ -193,6 +193,7 @@ impl Services<'_> {
 
     /// The guest ends: reported, and the monitor stays.
     fn shut_down(&mut self) {
+        info!("the guest has ended");
         self.event(&Shutdown {});
         self.stop(RunState::Shutdown);
     }
@@ -268,6 +269,9 @@ impl Services<'_> {
                 let Some(port) = port else { continue };
                 self.monitor.poll(session, port, &mut self.hypervisor, now);
                 busy |= self.monitor.wants_to_send(session) || !port.is_idle();
+            }
+            if let Some(guest) = &mut self.hypervisor.guest {
+                busy |= guest.flush_console();
             }
             if !busy || now.monotonic > end {
                 return;

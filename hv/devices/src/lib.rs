@@ -22,6 +22,7 @@ pub mod pit;
 pub mod ports;
 pub mod ps2;
 pub mod rtc;
+pub mod testdev;
 pub mod uart;
 pub mod virtio;
 

@@ -13,6 +13,7 @@ use crate::pit::{self, Pit};
 use crate::ports::{CONTROL_A, DMA_PAGE, Ports};
 use crate::ps2::{Controller, Key};
 use crate::rtc::Rtc;
+use crate::testdev::TestDevice;
 use crate::uart::{Line, Uart};
 use crate::virtio::{Context, Device, VirtioPci};
 use monovisor_arch::layout::{
@@ -115,6 +116,7 @@ pub struct Pc {
     functions: heapless::Vec<&'static mut VirtioPci, MAX_FUNCTIONS>,
     /// Lines that INTx interrupts hold high.
     pci_lines: u16,
+    test_device: Option<TestDevice>,
     reset_request: Option<ResetCause>,
     debug_exit: Option<u32>,
     /// When the devices, other than local APICs, want to be called.
@@ -145,11 +147,17 @@ impl Pc {
             chipset: Chipset::new(),
             functions: heapless::Vec::new(),
             pci_lines: 0,
+            test_device: None,
             reset_request: None,
             debug_exit: None,
             deadline: None,
             stale: true,
         }
+    }
+
+    /// Adds the pc-testdev; there is one at most.
+    pub const fn add_test_device(&mut self, device: TestDevice) {
+        self.test_device = Some(device);
     }
 
     /// The configuration.

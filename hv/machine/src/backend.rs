@@ -55,6 +55,11 @@ impl Backend {
         self.console.as_ref()?.config()
     }
 
+    /// All that the guest has sent has left the line.
+    pub fn console_is_idle(&self) -> bool {
+        self.console.as_ref().is_none_or(Uart::is_idle)
+    }
+
     /// Something has been typed.
     pub fn has_input(&self) -> bool {
         self.console.as_ref().is_some_and(|console| console.available() > 0)

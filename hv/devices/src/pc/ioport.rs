@@ -25,6 +25,9 @@ impl Pc {
             let value = self.pci_port.target(byte).and_then(|address| self.read_function(address, size));
             return value.unwrap_or(u32::MAX) & mask(size);
         }
+        if self.is_debug_exit(port) {
+            return 0;
+        }
         let mut value = 0;
         for index in (0..size.min(4)).rev() {
             let byte = match port.checked_add(u16::from(index)) {
@@ -58,9 +61,7 @@ impl Pc {
             }
             return;
         }
-        if let Some(exit) = self.config.debug_exit
-            && port.wrapping_sub(exit.iobase) < u16::from(exit.iosize)
-        {
+        if self.is_debug_exit(port) {
             self.debug_exit = Some(value & mask(size));
             return;
         }
@@ -69,6 +70,11 @@ impl Pc {
                 self.write_byte(port, byte, now, backend);
             }
         }
+    }
+
+    /// The port is one of the isa-debug-exit's, which read as 0.
+    fn is_debug_exit(&self, port: u16) -> bool {
+        self.config.debug_exit.is_some_and(|exit| port.wrapping_sub(exit.iobase) < u16::from(exit.iosize))
     }
 
     fn read_byte<B: Backend + ?Sized>(&mut self, port: u16, now: u64, backend: &mut B) -> u8 {
@@ -115,7 +121,7 @@ impl Pc {
             PM_TIMER..=0x60b => Acpi::timer(now).to_le_bytes()[usize::from(port - PM_TIMER)],
             RESET_REGISTER => self.ports.read_reset(),
             GPE0..=0xafe3 => self.acpi.read_gpe(port - GPE0),
-            _ => FLOATING,
+            _ => self.test_device.as_ref().and_then(|device| device.read_port(port)).unwrap_or(FLOATING),
         }
     }
 
@@ -179,7 +185,12 @@ impl Pc {
                 self.acpi.write_gpe(port - GPE0, value);
                 self.settle_acpi();
             }
-            _ => {}
+            _ => {
+                if let Some((line, high)) = self.test_device.as_mut().and_then(|d| d.write_port(port, value))
+                {
+                    self.set_line(line, Driver::Test, high);
+                }
+            }
         }
     }
 

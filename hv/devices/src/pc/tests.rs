@@ -185,6 +185,34 @@ fn debug_exit() {
     assert_eq!(rig.pc.take_request(), Some(Request::DebugExit(0x10)));
     rig.outb(0xf8, 0x10);
     assert_eq!(rig.pc.take_request(), None);
+    assert_eq!((rig.read(0xf4, 4), rig.inb(0xf7), rig.inb(0xf8)), (0, 0, 0xff));
+}
+
+#[test]
+fn the_test_device_is_there_when_it_is_added() {
+    use core::sync::atomic::AtomicU8;
+    static WINDOW: [AtomicU8; 0x1_0000] = [const { AtomicU8::new(0) }; 0x1_0000];
+    let mut rig = Rig::new();
+    rig.write(0xe0, 4, 0x1234_5678);
+    rig.outb(0x200e, 1);
+    assert_eq!((rig.read(0xe0, 4), rig.pc.mmio_read(0, 0xff00_0000, 4, 0)), (u32::MAX, None));
+    rig.pc.add_test_device(TestDevice::new(&WINDOW));
+    rig.write(0xe0, 4, 0x1234_5678);
+    rig.write(0xe9, 2, 0xabcd);
+    assert_eq!((rig.read(0xe0, 4), rig.read(0xe1, 2), rig.inb(0xeb)), (0x12ab_cd78, 0xabcd, 0x12));
+    assert!(rig.pc.mmio_write(1, 0xff00_fff8, 8, 0x0102_0304_0506_0708, 0));
+    assert_eq!(rig.pc.mmio_read(0, 0xff00_fffc, 4, 0), Some(0x0102_0304));
+    assert_eq!(rig.pc.mmio_read(0, 0xff01_0000, 1, 0), None);
+    // Line 14 is an edge for the I/O APIC; line 20 a level.
+    rig.ioapic_write(0x10 + 2 * 14, 0x41);
+    rig.ioapic_write(0x10 + 2 * 20, 0x8042);
+    for (port, vector) in [(0x200e, 0x41), (0x2014, 0x42)] {
+        rig.outb(port, 1);
+        assert_eq!(rig.pc.acknowledge(0), vector);
+        rig.outb(port, 0);
+        rig.apic_write(0xb0, 0);
+        assert_eq!(rig.pc.interrupt_for(0), None);
+    }
 }
 
 #[test]
