@@ -14,6 +14,9 @@ pub const RECEIVE_RING: usize = 4096;
 const RTS_STOP: usize = RECEIVE_RING / 4 * 3;
 const RTS_GO: usize = RECEIVE_RING / 4;
 
+/// Room that the ring keeps for what one character can become: itself, and an overrun on each side of it.
+const RING_RESERVE: usize = 3;
+
 /// Interrupt causes handled in one go; more mean a chip that does not drop its interrupt.
 const CAUSES: usize = 64;
 /// Characters read in one go, likewise.
@@ -61,6 +64,7 @@ pub(super) const LSR_OVERRUN: u8 = 2;
 pub(super) const LSR_PARITY: u8 = 4;
 pub(super) const LSR_FRAMING: u8 = 8;
 pub(super) const LSR_BREAK: u8 = 0x10;
+const LSR_ERRORS: u8 = LSR_OVERRUN | LSR_PARITY | LSR_FRAMING | LSR_BREAK;
 pub(super) const LSR_EMPTY: u8 = 0x20;
 pub(super) const LSR_IDLE: u8 = 0x40;
 pub(super) const MSR_CTS: u8 = 0x10;
@@ -104,10 +108,9 @@ pub struct Counters {
     pub received: u64,
     /// Characters sent.
     pub sent: u64,
-    /// Times that the chip had no room for a character because it was emptied too late.
+    /// Times that the chip had no room for a character: it was emptied too late, or not at all because nobody read the
+    /// ring and the other side did not heed RTS.
     pub overruns: u64,
-    /// Times that the ring had no room because nobody read it, and the other side did not heed RTS.
-    pub dropped: u64,
     /// Characters without stop bit.
     pub framing: u64,
     /// Characters with wrong parity.
@@ -136,8 +139,12 @@ pub(super) struct Line {
     /// Characters that it still takes.
     room: u8,
     ring: Deque<Received, RECEIVE_RING>,
-    /// The ring was full: an overrun is to be reported where there is room again.
-    lost: bool,
+    /// The ring is full, and what comes stays in the chip: its receive interrupts are off.
+    full: bool,
+    /// Error bits of the line status that were read, and so cleared, before there was room for what they belong to.
+    errors: u8,
+    /// An overrun came up, and since then the receive FIFO has not been seen empty.
+    suspect: bool,
     interrupt_enable: u8,
     modem_control: u8,
     /// Wait for CTS before each burst.
@@ -209,7 +216,9 @@ impl Line {
             burst: 0,
             room: 0,
             ring: Deque::new(),
-            lost: false,
+            full: false,
+            errors: 0,
+            suspect: false,
             interrupt_enable: 0,
             modem_control: 0,
             flow_control: false,
@@ -221,7 +230,6 @@ impl Line {
                 received: 0,
                 sent: 0,
                 overruns: 0,
-                dropped: 0,
                 framing: 0,
                 parity: 0,
                 breaks: 0,
@@ -276,7 +284,7 @@ impl Line {
     }
 
     pub(super) fn available(&self) -> usize {
-        self.ring.len() + usize::from(self.lost)
+        self.ring.len()
     }
 
     pub(super) fn read(&mut self) -> nb::Result<u8, LineError> {
@@ -309,9 +317,8 @@ impl Line {
             sent += 1;
         }
         self.counters.sent = self.counters.sent.wrapping_add(sent as u64);
-        if sent < bytes.len() && !self.held() && self.interrupt_enable & IER_TRANSMIT == 0 {
-            self.interrupt_enable |= IER_TRANSMIT;
-            self.out(INTERRUPT_ENABLE, self.interrupt_enable);
+        if sent < bytes.len() && !self.held() {
+            self.enable(IER_TRANSMIT, true);
         }
         sent
     }
@@ -362,13 +369,8 @@ impl Line {
     }
 
     fn push(&mut self, received: Received) {
-        if self.lost && self.ring.push_back(Received::Error(LineError::Overrun)).is_ok() {
-            self.lost = false;
-        }
-        if self.lost || self.ring.push_back(received).is_err() {
-            self.counters.dropped = self.counters.dropped.wrapping_add(1);
-            self.lost = true;
-        }
+        // There is room: `drain` sees to it.
+        let _ = self.ring.push_back(received);
         if self.ring.len() >= RTS_STOP && self.modem_control & MCR_RTS != 0 {
             self.counters.throttled = self.counters.throttled.wrapping_add(1);
             self.modem_control &= !MCR_RTS;
@@ -378,43 +380,59 @@ impl Line {
 
     fn take(&mut self) -> Option<Received> {
         let received = self.ring.pop_front();
-        if received.is_none() && self.lost {
-            self.lost = false;
-            return Some(Received::Error(LineError::Overrun));
-        }
-        if self.modem_control & MCR_RTS == 0 && self.ring.len() <= RTS_GO {
-            self.modem_control |= MCR_RTS;
-            self.out(MODEM_CONTROL, self.modem_control);
+        if self.ring.len() <= RTS_GO {
+            if self.modem_control & MCR_RTS == 0 {
+                self.modem_control |= MCR_RTS;
+                self.out(MODEM_CONTROL, self.modem_control);
+            }
+            if self.full {
+                self.full = false;
+                self.enable(IER_RECEIVE | IER_LINE_STATUS, true);
+            }
         }
         received
     }
 
-    /// Empties the receive FIFO. `status` is a line status already read, or 0.
+    fn enable(&mut self, interrupts: u8, on: bool) {
+        let old = self.interrupt_enable;
+        self.interrupt_enable = if on { old | interrupts } else { old & !interrupts };
+        if self.interrupt_enable != old {
+            self.out(INTERRUPT_ENABLE, self.interrupt_enable);
+        }
+    }
+
+    /// Empties the receive FIFO into the ring. `status` is a line status already read, or 0.
     fn drain(&mut self, status: u8) {
         let mut status = if status == 0 { self.input(LINE_STATUS) } else { status };
-        let (mut lost, mut suspect) = (false, false);
+        status |= core::mem::take(&mut self.errors);
         for _ in 0..DRAIN {
+            if RECEIVE_RING - self.ring.len() < RING_RESERVE {
+                self.errors = status & LSR_ERRORS;
+                self.full = true;
+                self.enable(IER_RECEIVE | IER_LINE_STATUS, false);
+                return;
+            }
             if status & LSR_OVERRUN != 0 {
                 self.counters.overruns = self.counters.overruns.wrapping_add(1);
                 self.push(Received::Error(LineError::Overrun));
-                lost = true;
+                // A chip without FIFO loses the character before the one that it holds. One with a FIFO loses the newest,
+                // which came after all that the FIFO held then, and what it holds now may be from before or after that:
+                // it is an overrun on both sides, and what is in between is believed in no case.
+                self.suspect |= self.burst > 1 && status & LSR_DATA != 0;
             }
             if status & LSR_DATA == 0 {
-                break;
+                if core::mem::take(&mut self.suspect) {
+                    self.push(Received::Error(LineError::Overrun));
+                }
+                return;
             }
             let byte = self.input(DATA);
             self.counters.received = self.counters.received.wrapping_add(1);
             let received = self.judge(status, byte);
             self.push(received);
-            suspect |= lost && self.burst > 1;
             status = self.input(LINE_STATUS);
         }
-        // A chip without FIFO loses the character before the one that it holds. One with a FIFO loses the newest, which
-        // came after all that the FIFO held then, and what it holds now may be from before or after that: it is an
-        // overrun on both sides, and what is in between is believed in no case.
-        if suspect {
-            self.push(Received::Error(LineError::Overrun));
-        }
+        self.errors = status & LSR_ERRORS;
     }
 
     /// What a character is worth, by the status that was read with it.
@@ -459,10 +477,7 @@ impl Line {
             served = true;
             match cause & 0x0e {
                 0x04 | 0x06 | 0x0c => self.drain(0),
-                0x02 => {
-                    self.interrupt_enable &= !IER_TRANSMIT;
-                    self.out(INTERRUPT_ENABLE, self.interrupt_enable);
-                }
+                0x02 => self.enable(IER_TRANSMIT, false),
                 _ => self.read_modem(),
             }
         }

@@ -84,6 +84,11 @@ impl Model {
         }
     }
 
+    /// Characters that nobody has fetched.
+    pub fn waiting(&self) -> usize {
+        self.received.len()
+    }
+
     /// The transmitter becomes empty.
     pub fn drain(&mut self) {
         self.empty_event |= self.sending > 0;
