@@ -92,9 +92,14 @@ enum Activity {
     WaitForStartUp,
 }
 
-/// Exits that one slice serves before the host's services are looked at, so that no guest can keep them out even if
-/// the physical timer were late.
-const SLICE_EXITS: u32 = 4096;
+/// Exits that are served before physical interrupts are taken, should the processor not have noticed them by itself. It
+/// does so at the VM entry (SDM vol. 3, 26.2; APM vol. 2, 15.13.1), but an emulator may be late, and a UART at full speed
+/// waits for 130 us.
+const EXITS_IN_A_ROW: u32 = 8;
+
+/// Rounds of so many exits that one slice serves before the host's services are looked at, so that no guest can keep them
+/// out even if the physical timer were late.
+const SLICE_ROUNDS: u32 = 512;
 
 /// The PC has a keyboard controller with keyboard and mouse.
 pub const HAS_I8042: bool = true;
@@ -191,24 +196,29 @@ impl<V: Vcpu + 'static> Machine<V> {
     }
 
     fn run_slice(&mut self) -> SliceEnd {
-        for _ in 0..SLICE_EXITS {
-            if (self.look || self.window || self.shared.wants(self.index))
-                && let Some(end) = self.cold().look()
-            {
-                return end;
+        for _ in 0..SLICE_ROUNDS {
+            for _ in 0..EXITS_IN_A_ROW {
+                if (self.look || self.window || self.shared.wants(self.index))
+                    && let Some(end) = self.cold().look()
+                {
+                    return end;
+                }
+                if self.activity != Activity::Running {
+                    return SliceEnd::Idle;
+                }
+                let exit = self.vcpu.run();
+                if trace::enabled() {
+                    self.trace_exit(&exit);
+                }
+                match self.handle(exit) {
+                    Step::Continue | Step::Halted => {}
+                    Step::Service => return SliceEnd::Service,
+                    Step::Request => return SliceEnd::Request,
+                    Step::Stop(halt) => return SliceEnd::Stop(halt),
+                }
             }
-            if self.activity != Activity::Running {
-                return SliceEnd::Idle;
-            }
-            let exit = self.vcpu.run();
-            if trace::enabled() {
-                self.trace_exit(&exit);
-            }
-            match self.handle(exit) {
-                Step::Continue | Step::Halted => {}
-                Step::Service => return SliceEnd::Service,
-                Step::Request => return SliceEnd::Request,
-                Step::Stop(halt) => return SliceEnd::Stop(halt),
+            if self.host_interrupt() != Step::Continue {
+                break;
             }
         }
         SliceEnd::Service
