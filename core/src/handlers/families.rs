@@ -106,6 +106,7 @@ family! {
     trait Chardevs via chardevs {
         QUERY_CHARDEV => list query_chardev() -> ChardevInfo<'_>;
         QUERY_CHARDEV_BACKENDS => list query_chardev_backends() -> ChardevBackendInfo<'_>;
+        X_QUERY_SERIAL => list x_query_serial() -> SerialPortInfo<'_>;
         CHARDEV_ADD => value chardev_add(ChardevAddArgs<'_>) -> ChardevReturn<'_>;
         CHARDEV_REMOVE => value chardev_remove(ChardevRemoveArgs<'_>);
         RINGBUF_WRITE => value ringbuf_write(RingbufWriteArgs<'_>);

@@ -29,6 +29,30 @@ types! {
         lost: u64,
     }
 
+    /// A serial port of the rig that is in use, and what it has counted since it was opened.
+    struct SerialPortInfo<'a> {
+        /// The port, `com1` to `com4`.
+        port: &'a str,
+        /// What its UART is: `8250`, `16450` or `16550A`.
+        chip: &'a str,
+        /// Its speed in bits per second.
+        baud: u32,
+        /// Characters received.
+        received: u64,
+        /// Characters sent.
+        sent: u64,
+        /// Times that characters were lost, because the UART was emptied too late or the other side did not heed RTS.
+        overruns: u64,
+        /// Characters without stop bit.
+        framing: u64,
+        /// Characters with wrong parity.
+        parity: u64,
+        /// Breaks.
+        breaks: u64,
+        /// Times that RTS has asked the other side to stop.
+        throttled: u64,
+    }
+
     /// Events that a slow line has cost.
     struct EventsLost {
         /// How many events were not sent since the session began.
@@ -61,6 +85,9 @@ commands! {
         /// Where to begin, in bytes since the start; the oldest record that is kept where left out.
         offset: Option<u64>,
     }) -> LogText;
+
+    /// Says how the rig's serial ports are doing.
+    X_QUERY_SERIAL = "x-query-serial" -> [SerialPortInfo];
 
     /// Says how many events this session did not get.
     X_QUERY_EVENTS_LOST = "x-query-events-lost" -> EventsLost;

@@ -6,9 +6,10 @@ use monovisor_core::schema::char::{
     ChardevAddArgs, ChardevBackend, ChardevBackendInfo, ChardevFile, ChardevInfo, ChardevRemoveArgs,
     ChardevReturn, RingbufReadArgs, RingbufWriteArgs,
 };
+use monovisor_core::schema::extensions::SerialPortInfo;
 use monovisor_core::{Context, Error, Text};
 use monovisor_host::power;
-use monovisor_host::uart::LINES;
+use monovisor_host::uart::{self, LINES};
 use monovisor_store::IfExists;
 use spin::{Mutex, MutexGuard};
 
@@ -110,6 +111,23 @@ impl Chardevs for Hypervisor<'_> {
         _: &mut Context<'_>,
     ) -> Element<ChardevBackendInfo<'_>> {
         Ok(BACKENDS.get(index).map(|name| ChardevBackendInfo { name }))
+    }
+
+    fn x_query_serial(&mut self, index: usize, _: &mut Context<'_>) -> Element<SerialPortInfo<'_>> {
+        let mut open =
+            PORTS.iter().enumerate().filter_map(|(line, port)| Some((port.0, uart::counters(line)?)));
+        Ok(open.nth(index).map(|(port, counters)| SerialPortInfo {
+            port,
+            chip: counters.chip.name(),
+            baud: counters.baud,
+            received: counters.received,
+            sent: counters.sent,
+            overruns: counters.overruns,
+            framing: counters.framing,
+            parity: counters.parity,
+            breaks: counters.breaks,
+            throttled: counters.throttled,
+        }))
     }
 
     fn chardev_add(&mut self, arguments: ChardevAddArgs<'_>, _: &mut Context<'_>) -> Poll<ChardevReturn<'_>> {

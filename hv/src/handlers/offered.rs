@@ -66,6 +66,7 @@ pub static OFFERED: Offered = Offered::new(
         Command::X_STORE_LIST,
         Command::X_STORE_READ,
         Command::X_QUERY_LOG,
+        Command::X_QUERY_SERIAL,
         Command::X_QUERY_EVENTS_LOST,
     ],
     &[Event::STOP, Event::RESUME, Event::RESET, Event::POWERDOWN, Event::SHUTDOWN, Event::RTC_CHANGE],
