@@ -15,6 +15,7 @@ mod machine;
 mod preflight;
 mod report;
 mod rig;
+mod serial;
 mod sessions;
 mod smp;
 
@@ -57,12 +58,14 @@ const GROUPS: [Group; 15] = [
     Group { board: Board::Qemu, name: "clients", run: clients::run },
     Group { board: Board::Qemu, name: "machine", run: machine::run },
     Group { board: Board::Qemu, name: "sessions", run: sessions::run },
+    Group { board: Board::Qemu, name: "serial", run: serial::run },
     Group { board: Board::Qemu, name: "bad-input", run: bad_input::run },
     Group { board: Board::Qemu, name: "preflight", run: preflight::run },
     Group { board: Board::Pc, name: "firmware", run: firmware::run },
     Group { board: Board::Bochs, name: "guests", run: guests::run },
     Group { board: Board::Bochs, name: "machine", run: machine::run },
     Group { board: Board::Bochs, name: "sessions", run: sessions::run },
+    Group { board: Board::Bochs, name: "serial", run: serial::run },
     Group { board: Board::Bochs, name: "bad-input", run: bad_input::run },
     Group { board: Board::Bochs, name: "linux", run: linux::run },
     Group { board: Board::Bochs, name: "smp", run: smp::run },
