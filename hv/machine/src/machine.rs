@@ -328,9 +328,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     fn look(&mut self) -> Option<SliceEnd> {
         let wanted = self.shared.take_attention(self.index);
         self.look = false;
-        if wanted & attention::FLUSH != 0 {
-            self.vcpu.flush_tlb();
-        }
+        self.drop_translations(wanted);
         if wanted & attention::ORDER != 0 {
             self.look = true;
             return Some(SliceEnd::Order);
@@ -357,6 +355,14 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             self.set_timer(wanted);
         }
         None
+    }
+
+    /// Does as the attention word says where the second-level tables have changed.
+    fn drop_translations(&mut self, wanted: u32) {
+        if wanted & attention::FLUSH != 0 {
+            self.vcpu.flush_tlb();
+            self.shared.will_flush(self.index);
+        }
     }
 
     /// Queues what the interrupt controllers have for the processor, or asks to be told when it can take it.

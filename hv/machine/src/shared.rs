@@ -101,9 +101,9 @@ impl Order {
     }
 }
 
-/// Time that a processor has to carry an order out, in nanoseconds. It needs some microseconds: to leave the guest, and
+/// Time that a processor has to answer: to carry an order out or to drop translations, in nanoseconds. It needs some microseconds: to leave the guest, and
 /// to wait for the device lock.
-const ORDER_LIMIT_NS: u64 = 1_000_000_000;
+const ANSWER_LIMIT_NS: u64 = 1_000_000_000;
 
 /// What others can reach of one processor. Apart, so that one's word does not share a cache line with another's.
 #[repr(align(64))]
@@ -113,6 +113,8 @@ struct Slot {
     /// Counts orders given, and those carried out.
     given: AtomicU32,
     done: AtomicU32,
+    /// The last generation of the second-level tables that the processor uses no older one than.
+    generation: AtomicU32,
     registers: Mutex<Registers>,
 }
 
@@ -123,6 +125,7 @@ impl Slot {
             order: AtomicU8::new(0),
             given: AtomicU32::new(0),
             done: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
             registers: Mutex::new(Registers::new()),
         }
     }
@@ -133,7 +136,11 @@ pub struct Shared {
     devices: Mutex<Devices>,
     ram: &'static GuestRam,
     count: usize,
+    /// TSC ticks that a processor has to answer.
+    answer_limit: u64,
     slots: [Slot; MAX_VCPUS],
+    /// Counts the changes of the second-level tables that take something away.
+    generation: AtomicU32,
     /// Why a processor other than the first cannot go on.
     halt: Mutex<Option<Halt>>,
 }
@@ -143,11 +150,14 @@ impl Shared {
     pub fn new(pc: Pc, ram: &'static GuestRam, clock: Clock, backend: Backend) -> Self {
         let count = usize::from(pc.config().vcpus).clamp(1, MAX_VCPUS);
         let kvm_clock = KvmClock::new(clock.tsc_hz());
+        let answer_limit = clock.ticks(ANSWER_LIMIT_NS);
         Self {
             devices: Mutex::new(Devices { pc, backend, clock, kvm_clock }),
             ram,
             count,
+            answer_limit,
             slots: [const { Slot::new() }; MAX_VCPUS],
+            generation: AtomicU32::new(0),
             halt: Mutex::new(None),
         }
     }
@@ -227,6 +237,46 @@ impl Shared {
         }
     }
 
+    // Second-level translations.
+
+    /// Makes sure that no processor of the guest goes by an older state of the second-level tables than the present one:
+    /// to be called after a mapping has been taken away or restricted, by processor `cpu`, and without the device lock,
+    /// for it waits for the others. When this returns true, what was mapped is out of the guest's reach. False: a
+    /// processor does not answer, and what was mapped must not be used for anything else.
+    ///
+    /// A processor need not have entered its guest again by then. It is enough that it has left it and will drop what it
+    /// has cached before it enters: in root mode nothing is reached through these tables.
+    pub fn invalidate(&self, cpu: usize) -> bool {
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        for target in 0..self.count {
+            self.call(cpu, target, attention::FLUSH);
+        }
+        let start = timer::now_tsc();
+        loop {
+            // Two that wait for each other both go on: each has left its guest, and has a call of its own to flush.
+            self.will_flush(cpu);
+            let reached = |slot: &Slot| {
+                slot.generation.load(Ordering::Acquire).wrapping_sub(generation).cast_signed() >= 0
+            };
+            if self.slots.iter().take(self.count).all(reached) {
+                return true;
+            }
+            if timer::now_tsc().wrapping_sub(start) > self.answer_limit {
+                error!("a processor does not drop its translations");
+                return false;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Processor `cpu` is in root mode and drops its translations before it enters the guest: it has found the call to,
+    /// or made it.
+    pub(crate) fn will_flush(&self, cpu: usize) {
+        if let Some(slot) = self.slots.get(cpu) {
+            slot.generation.store(self.generation.load(Ordering::Acquire), Ordering::Release);
+        }
+    }
+
     // Orders: given by the first processor, one at a time.
 
     /// Gives an order to all processors but the first, and waits until it is carried out. False: one did not answer.
@@ -252,9 +302,8 @@ impl Shared {
         let Some(slot) = self.slots.get(target) else { return false };
         let given = slot.given.load(Ordering::Relaxed);
         let start = timer::now_tsc();
-        let limit = Clock::new(timer::tsc_hz()).ticks(ORDER_LIMIT_NS);
         while slot.done.load(Ordering::Acquire) != given {
-            if timer::now_tsc().wrapping_sub(start) > limit {
+            if timer::now_tsc().wrapping_sub(start) > self.answer_limit {
                 error!("processor {target} does not answer");
                 return false;
             }
@@ -318,5 +367,129 @@ impl Shared {
     /// Processor `cpu` has found a request of the devices, which the first one serves.
     pub(crate) fn call_first(&self, cpu: usize) {
         self.call(cpu, 0, attention::DEVICES);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use monovisor_devices::PcConfig;
+
+    /// x2APIC registers.
+    const APIC_BASE: u32 = 0x1b;
+    const SVR: u32 = 0x80f;
+    const ICR: u32 = 0x830;
+
+    fn shared(vcpus: u8) -> Box<Shared> {
+        let config = PcConfig {
+            vcpus,
+            tsc_hz: 1_000_000_000,
+            address_bits: 40,
+            low_ram: 1 << 20,
+            high_ram: 0,
+            debug_exit: None,
+        };
+        let ram = Box::leak(Box::new(GuestRam::new()));
+        let shared = Shared::new(Pc::new(&config), ram, Clock::new(1_000_000_000), Backend::new(None));
+        shared.with(0, |devices| devices.pc.reset(0));
+        for cpu in 0..usize::from(vcpus) {
+            for (index, value) in [(APIC_BASE, 0xfee0_0c00 | u64::from(cpu == 0) << 8), (SVR, 0x1ff)] {
+                shared.with(cpu, |devices| devices.pc.apic_msr_write(cpu, index, value, 0)).unwrap();
+            }
+        }
+        for cpu in 0..usize::from(vcpus) {
+            shared.take_attention(cpu);
+        }
+        Box::new(shared)
+    }
+
+    fn send(shared: &Shared, from: usize, icr: u64) {
+        shared.with(from, |devices| devices.pc.apic_msr_write(from, ICR, icr, 0)).unwrap();
+    }
+
+    #[test]
+    fn who_gets_an_interrupt_is_called_and_no_other() {
+        let shared = shared(4);
+        send(&shared, 0, 2 << 32 | 0x40);
+        assert!(shared.wants(2) && !shared.wants(1) && !shared.wants(3));
+        // The sender looks too: its own access may have changed its priorities.
+        assert_eq!(shared.take_attention(0), attention::DEVICES);
+        assert_eq!(shared.take_attention(2), attention::DEVICES);
+        assert_eq!(shared.take_attention(2), 0);
+        // All but itself.
+        send(&shared, 3, 3 << 18 | 0x41);
+        assert!((0..3).all(|cpu| shared.take_attention(cpu) == attention::DEVICES));
+    }
+
+    #[test]
+    fn start_up_messages_call_their_processor() {
+        let shared = shared(2);
+        send(&shared, 0, 1 << 32 | 5 << 8 | 1 << 14);
+        assert_eq!(shared.take_attention(1), attention::DEVICES);
+        send(&shared, 0, 1 << 32 | 6 << 8 | 0x9a);
+        assert_eq!(shared.take_attention(1), attention::DEVICES);
+    }
+
+    #[test]
+    fn a_timer_set_by_another_processor_calls_the_first() {
+        let shared = shared(2);
+        // 8254, counter 0: mode 2, 1000 ticks; its first use makes the deadline sooner.
+        shared.with(0, |devices| devices.pc.take_attention());
+        for (port, value) in [(0x43, 0x34), (0x40, 0xe8), (0x40, 0x03)] {
+            shared.with(1, |devices| devices.pc.io_write(port, 1, value, 0, &mut devices.backend));
+        }
+        assert_eq!(shared.take_attention(0) & attention::DEVICES, attention::DEVICES);
+    }
+
+    #[test]
+    fn what_a_processor_looks_at_itself_does_not_call_it() {
+        let shared = shared(2);
+        // An NMI to all, itself included.
+        shared.with_look(0, |devices| devices.pc.apic_msr_write(0, ICR, 2 << 18 | 4 << 8, 0)).unwrap();
+        assert!(!shared.wants(0) && shared.wants(1));
+    }
+
+    #[test]
+    fn orders_wait_until_they_are_carried_out() {
+        let shared = shared(2);
+        assert_eq!(shared.order(1), None);
+        shared.give(1, Order::Reset);
+        assert_eq!(shared.take_attention(1), attention::ORDER);
+        assert_eq!(shared.order(1), Some(Order::Reset));
+        shared.publish(1, |registers| registers.halted = true);
+        shared.order_done(1);
+        assert_eq!(shared.order(1), None);
+        assert!(shared.await_done(1));
+        // With nobody but the first there is nobody to wait for.
+        assert!(super::tests::shared(1).order_others(Order::Park));
+        assert!(shared.registers(0).is_none() && shared.registers(2).is_none());
+    }
+
+    #[test]
+    fn the_first_reason_for_a_halt_counts() {
+        let shared = shared(2);
+        shared.report(1, Halt::TripleFault);
+        shared.report(1, Halt::MachineCheck);
+        assert_eq!(shared.take_attention(0), attention::HALT);
+        assert_eq!(shared.take_halt(), Some(Halt::TripleFault));
+        assert_eq!(shared.take_halt(), None);
+    }
+
+    #[test]
+    fn translations_are_dropped_by_all() {
+        let alone = shared(1);
+        assert!(alone.invalidate(0));
+        assert_eq!(alone.take_attention(0), attention::FLUSH);
+        let shared = shared(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while shared.take_attention(1) & attention::FLUSH == 0 {
+                    std::thread::yield_now();
+                }
+                shared.will_flush(1);
+            });
+            assert!(shared.invalidate(0));
+        });
+        assert!(shared.wants(0));
     }
 }

@@ -40,9 +40,7 @@ where
                 // Whoever calls next must find the word empty, for then he sends an interrupt.
                 let wanted = self.shared.take_attention(self.index);
                 self.look = true;
-                if wanted & attention::FLUSH != 0 {
-                    self.vcpu.flush_tlb();
-                }
+                self.drop_translations(wanted);
                 if wanted & attention::ORDER == 0 {
                     interrupts::wait();
                 }
