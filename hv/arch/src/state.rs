@@ -330,4 +330,8 @@ pub trait Vcpu: VcpuState {
 
     /// Back to the state after power-up (SDM vol. 3, table 10-1); extended state too.
     fn reset(&mut self);
+
+    /// INIT (SDM vol. 3, table 10-1): as after power-up, but extended state, XCR0, CD and NW of CR0, and the MSRs that
+    /// belong to no segment (PAT, SYSENTER, SYSCALL, KERNEL_GS_BASE, TSC_AUX) stay as they are.
+    fn init(&mut self);
 }

@@ -396,7 +396,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     fn carry_out(&mut self, request: CpuRequest) {
         match request {
             CpuRequest::Init => {
-                self.vcpu.reset();
+                self.vcpu.init();
                 self.window = false;
                 self.load_tsc_offset();
                 // The bootstrap processor goes to the reset vector at once.

@@ -225,10 +225,27 @@ impl Vcpu for Svm {
     }
 
     fn reset(&mut self) {
-        const CR0_RESET: u64 = CR0_CD | CR0_NW | CR0_ET;
+        const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+        self.start_over(CR0_CD | CR0_NW);
+        for msr in OPEN_MSRS {
+            self.set_guest_msr(msr, 0);
+        }
+        self.set_guest_msr(msr::TSC_AUX, 0);
+        self.set_guest_msr(msr::PAT, PAT_RESET);
+        self.memory.xstate.reset();
+    }
+
+    fn init(&mut self) {
+        let kept = self.control().cr0 & (CR0_CD | CR0_NW);
+        self.start_over(kept);
+    }
+}
+
+impl Svm {
+    /// To the reset vector, with `caching` in CR0.
+    fn start_over(&mut self, caching: u64) {
         const DR6_RESET: u64 = 0xffff_0ff0;
         const DR7_RESET: u64 = 0x400;
-        const PAT_RESET: u64 = 0x0007_0406_0007_0406;
         self.queue.clear();
         self.software = None;
         self.nmi = NmiState::Open;
@@ -269,14 +286,8 @@ impl Vcpu for Svm {
         self.set_segment(SegmentName::Tr, Segment { access: 0x8b, ..data });
         self.set_gdtr(DescriptorTable { base: 0, limit: 0xffff });
         self.set_idtr(DescriptorTable { base: 0, limit: 0xffff });
-        self.set_control(Control { cr0: CR0_RESET, cr2: 0, cr3: 0, cr4: 0, efer: 0 });
-        for msr in OPEN_MSRS {
-            self.set_guest_msr(msr, 0);
-        }
-        self.set_guest_msr(msr::TSC_AUX, 0);
-        self.set_guest_msr(msr::PAT, PAT_RESET);
+        self.set_control(Control { cr0: CR0_ET | caching, cr2: 0, cr3: 0, cr4: 0, efer: 0 });
         self.set_debug_registers([0, 0, 0, 0, DR6_RESET, DR7_RESET]);
-        self.memory.xstate.reset();
         self.control_mut().clean = 0;
         self.flush_tlb();
     }

@@ -199,26 +199,7 @@ impl Vmx {
 
     /// The guest's state after power-up (SDM vol. 3, table 10-1).
     pub(super) fn power_up(&mut self) {
-        let data = Segment { selector: 0, base: 0, limit: 0xffff, access: 0x93 };
-        for name in [SegmentName::Es, SegmentName::Ss, SegmentName::Ds, SegmentName::Fs, SegmentName::Gs] {
-            self.set_segment(name, data);
-        }
-        let code = Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, access: 0x9b };
-        self.set_segment(SegmentName::Cs, code);
-        self.set_segment(SegmentName::Ldtr, Segment { access: 0x82, ..data });
-        // VM entry wants TR busy.
-        self.set_segment(SegmentName::Tr, Segment { access: 0x8b, ..data });
-        let table = DescriptorTable { base: 0, limit: 0xffff };
-        self.set_gdtr(table);
-        self.set_idtr(table);
-        self.set_control(Control { cr0: CR0_CD | CR0_NW | CR0_ET, ..Default::default() });
-        for register in Gpr::ALL {
-            self.set_gpr(register, 0);
-        }
-        self.set_gpr(Gpr::Rdx, u64::from(__cpuid(1).eax));
-        self.set_rflags(RFLAGS_FIXED);
-        self.set_rip(0xfff0);
-        self.set_debug_registers([0, 0, 0, 0, DR6_RESET, DR7_RESET]);
+        self.start_over(CR0_CD | CR0_NW);
         for index in [
             msr::SYSENTER_CS,
             msr::SYSENTER_ESP,
@@ -235,6 +216,31 @@ impl Vmx {
             self.set_guest_msr(index, 0);
         }
         self.set_guest_msr(msr::PAT, PAT_RESET);
+        self.xstate.reset();
+    }
+
+    /// To the reset vector, with `caching` in CR0: what INIT does, too.
+    pub(super) fn start_over(&mut self, caching: u64) {
+        let data = Segment { selector: 0, base: 0, limit: 0xffff, access: 0x93 };
+        for name in [SegmentName::Es, SegmentName::Ss, SegmentName::Ds, SegmentName::Fs, SegmentName::Gs] {
+            self.set_segment(name, data);
+        }
+        let code = Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, access: 0x9b };
+        self.set_segment(SegmentName::Cs, code);
+        self.set_segment(SegmentName::Ldtr, Segment { access: 0x82, ..data });
+        // VM entry wants TR busy.
+        self.set_segment(SegmentName::Tr, Segment { access: 0x8b, ..data });
+        let table = DescriptorTable { base: 0, limit: 0xffff };
+        self.set_gdtr(table);
+        self.set_idtr(table);
+        self.set_control(Control { cr0: CR0_ET | caching, ..Default::default() });
+        for register in Gpr::ALL {
+            self.set_gpr(register, 0);
+        }
+        self.set_gpr(Gpr::Rdx, u64::from(__cpuid(1).eax));
+        self.set_rflags(RFLAGS_FIXED);
+        self.set_rip(0xfff0);
+        self.set_debug_registers([0, 0, 0, 0, DR6_RESET, DR7_RESET]);
         self.vmcs.set(Slot::Interruptibility, 0);
         // Active, always: HLT exits, and what wakes a halted guest is the caller's to know.
         self.vmcs.write(Field::GUEST_ACTIVITY, 0);
@@ -245,7 +251,6 @@ impl Vmx {
         self.set_tpr(0);
         self.set_interrupt_window(false);
         self.set_nmi_window(false);
-        self.xstate.reset();
         self.flush_tlb();
     }
 }

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::__cpuid;
 
-use monovisor_arch::state::bits::{CR0_PE, RFLAGS_IF};
+use monovisor_arch::state::bits::{CR0_CD, CR0_NW, CR0_PE, RFLAGS_IF};
 use monovisor_arch::{EntryFailure, Event, EventKind, Exit, Vcpu, VcpuState, vector};
 
 use super::check::{self, GuestState};
@@ -479,5 +479,10 @@ impl Vcpu for Vmx {
 
     fn reset(&mut self) {
         self.power_up();
+    }
+
+    fn init(&mut self) {
+        let kept = self.control().cr0 & (CR0_CD | CR0_NW);
+        self.start_over(kept);
     }
 }

@@ -126,8 +126,9 @@ fn basic(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: &dyn Fn(u
         }
         // Cache and TLB descriptors are the host's.
         2 => raw,
-        // Deterministic caches: each virtual processor is a package of one core.
-        4 => Leaf { eax: raw.eax & 0x3fff, ..raw },
+        // Deterministic caches, and core numbers of the package (31:26), where there are caches.
+        4 if raw.eax & 0x1f != 0 => Leaf { eax: cache(raw.eax, context) | (ids(context) - 1) << 26, ..raw },
+        4 => raw,
         // ARAT: the APIC timer never stops.
         6 => Leaf { eax: raw.eax & 1 << 2 | 1 << 2, ..Leaf::default() },
         7 => match subleaf {
@@ -155,6 +156,18 @@ fn basic(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: &dyn Fn(u
     }
 }
 
+/// The package's processors have numbers below this power of two.
+fn ids(context: &Context) -> u32 {
+    u32::from(context.processors.max(1)).next_power_of_two()
+}
+
+/// EAX of a cache's description: as the host's, but for who shares it (25:14, less one). The package has one cache of level 3
+/// or above, and each processor its own of the others.
+fn cache(raw: u32, context: &Context) -> u32 {
+    let shared = if raw >> 5 & 7 >= 3 { ids(context) - 1 } else { 0 };
+    raw & 0x3fff | shared << 14
+}
+
 fn topology(leaf: u32, subleaf: u32, context: &Context, host: &dyn Fn(u32, u32) -> Leaf) -> Leaf {
     // A processor without leaf 0x1F answers zeros in EBX of its subleaf 0: then this one must as well.
     if leaf == 0x1f && host(leaf, 0).ebx == 0 {
@@ -166,7 +179,7 @@ fn topology(leaf: u32, subleaf: u32, context: &Context, host: &dyn Fn(u32, u32) 
         0 => Leaf { eax: 0, ebx: 1, ecx: 1 << 8, edx: id },
         1 => {
             let count = u32::from(context.processors.max(1));
-            Leaf { eax: count.next_power_of_two().trailing_zeros(), ebx: count, ecx: 2 << 8 | 1, edx: id }
+            Leaf { eax: ids(context).trailing_zeros(), ebx: count, ecx: 2 << 8 | 1, edx: id }
         }
         _ => Leaf { eax: 0, ebx: 0, ecx: subleaf & 0xff, edx: id },
     }
@@ -247,13 +260,14 @@ fn extended(leaf: u32, subleaf: u32, limit: u32, context: &Context, host: &dyn F
             // Guest-physical width in 23:16 is for hypervisors: 0, the same as 7:0.
             eax: raw.eax & 0xffff,
             ebx: features.word(Word::Ebx88),
-            ecx: u32::from(context.processors.max(1)) - 1,
+            // Processors of the package, and the bits of an APIC id that number them.
+            ecx: ids(context).trailing_zeros() << 12 | (u32::from(context.processors.max(1)) - 1),
             edx: 0,
         },
         // 1 GiB TLBs.
         0x8000_0019 => raw,
-        // Cache topology: shared by one.
-        0x8000_001d => Leaf { eax: raw.eax & 0x3fff, ..raw },
+        // Cache topology.
+        0x8000_001d => Leaf { eax: cache(raw.eax, context), ..raw },
         0x8000_001e => {
             Leaf { eax: u32::from(context.apic_id), ebx: u32::from(context.apic_id), ecx: 0, edx: 0 }
         }
@@ -306,6 +320,38 @@ mod tests {
             [0x3, 0x5, 0xa, 0xf, 0x10, 0x12, 0x14, 0x15, 0x16, 0x19, 0x1c, 0x20, 0x8000_000a, 0x8000_001f]
         {
             assert_eq!(leaf(hidden, 0, &context(), &everything), Leaf::default(), "{hidden:#x}");
+        }
+    }
+
+    #[test]
+    fn all_leaves_agree_on_the_package() {
+        for processors in [1u8, 2, 3, 4, 8] {
+            let ids = u32::from(processors).next_power_of_two();
+            for apic_id in 0..processors {
+                let context = Context { apic_id, processors, ..context() };
+                let id = u32::from(apic_id);
+                let get = |number, subleaf, raw: Leaf| {
+                    leaf(number, subleaf, &context, &|n, s| if n == number { raw } else { everything(n, s) })
+                };
+                let one = get(1, 0, everything(1, 0));
+                assert_eq!((one.ebx >> 16 & 0xff, one.ebx >> 24), (processors.into(), id));
+                assert_eq!(one.edx >> 28 & 1, u32::from(processors > 1));
+                // Level 1 data, level 3 unified.
+                let (first, third) = (1 | 1 << 5, 3 | 3 << 5);
+                for number in [4, 0x8000_001d] {
+                    let shared = |eax| get(number, 0, Leaf { eax, ..Leaf::default() }).eax >> 14 & 0xfff;
+                    assert_eq!((shared(first), shared(third)), (0, ids - 1));
+                }
+                assert_eq!(get(4, 0, Leaf { eax: first, ..Leaf::default() }).eax >> 26, ids - 1);
+                assert_eq!(get(4, 9, Leaf::default()), Leaf::default());
+                let threads = leaf(0xb, 0, &context, &everything);
+                let cores = leaf(0xb, 1, &context, &everything);
+                assert_eq!((threads.eax, threads.ebx, threads.edx), (0, 1, id));
+                assert_eq!((1 << cores.eax, cores.ebx, cores.edx), (ids, processors.into(), id));
+                let sizes = leaf(0x8000_0008, 0, &context, &everything).ecx;
+                assert_eq!((sizes & 0xff, 1 << (sizes >> 12)), (u32::from(processors) - 1, ids));
+                assert_eq!(leaf(0x8000_001e, 0, &context, &everything).ebx & 0xff, id);
+            }
         }
     }
 
