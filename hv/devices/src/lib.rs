@@ -13,6 +13,7 @@ pub mod apic;
 pub mod clock;
 pub mod disk;
 pub mod hpet;
+pub mod input;
 pub mod kvmclock;
 pub mod lines;
 pub mod pc;

@@ -140,6 +140,11 @@ impl<'a> Context<'a> {
         self.registers.again = true;
     }
 
+    /// There is something that the services should look at: `Pc::take_request` says so.
+    pub const fn tell(&mut self) {
+        self.registers.told = true;
+    }
+
     fn checked<T>(&mut self, result: Result<T, QueueError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),

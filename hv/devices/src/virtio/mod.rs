@@ -25,6 +25,9 @@
 //! **Long work.** No call may run long. A device that has more to do calls [`Context::again`] and returns: it is polled
 //! again after the guest and the monitor have had a turn. One that waits for a time says so by [`Device::deadline`].
 //!
+//! **The outside.** A device whose driver has something for the back end that only the services can take (a line, an
+//! event) calls [`Context::tell`]; they are told by `Request::Devices` and come back with `Pc::with_virtio`.
+//!
 //! **Configuration.** [`Device::config`] fills the structure as the driver reads it; [`Device::set_config`] is told of
 //! writes; [`Context::config_changed`] counts the generation on and interrupts.
 //!
@@ -56,10 +59,13 @@
 //! | interrupt storms | an interrupt costs the driver an exit; vectors are bits, never queues |
 //! | the configuration access capability, with any BAR, offset and length | it is another way to the same registers, with the same checks |
 
+pub mod balloon;
 pub mod blk;
 mod context;
+pub mod input;
 mod queue;
 mod registers;
+pub mod rng;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub(super) struct Registers {
     pub master: bool,
     /// The device wants to be polled.
     pub again: bool,
+    /// The device has something for the services.
+    pub told: bool,
     /// What the driver did wrong.
     pub last_error: Option<QueueError>,
 }
@@ -72,6 +74,7 @@ impl Registers {
             isr: 0,
             master: false,
             again: false,
+            told: false,
             last_error: None,
         }
     }

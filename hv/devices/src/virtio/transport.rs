@@ -405,6 +405,12 @@ impl VirtioPci {
         }
     }
 
+    /// Whether the device has something for the services, since the last question.
+    #[inline]
+    pub const fn take_told(&mut self) -> bool {
+        core::mem::replace(&mut self.registers.told, false)
+    }
+
     // Interrupts.
 
     /// Level of INTA#.
