@@ -7,6 +7,7 @@ use monovisor_core::Monitor;
 use monovisor_core::monitor::{Now, Product};
 use monovisor_core::schema::EventData;
 use monovisor_core::schema::machine::RtcChange;
+use monovisor_core::schema::memory::BalloonChange;
 use monovisor_core::schema::run_state::{Powerdown, Reset, RunState, Shutdown, Stop};
 use monovisor_devices::Request;
 use monovisor_host::{boot_info, frames, info, interrupts, power, timer};
@@ -239,6 +240,14 @@ impl Services<'_> {
                 power::exit(value as u8);
             }
             Request::RtcChange(offset) => self.event(&RtcChange { offset }),
+            Request::Devices => self.devices_told(),
+        }
+    }
+
+    /// A device has something for what is behind it.
+    fn devices_told(&mut self) {
+        if let Ok(Some(actual)) = self.hypervisor.with_balloon(|balloon, _| balloon.take_change()) {
+            self.event(&BalloonChange { actual: actual.cast_signed() });
         }
     }
 
@@ -297,5 +306,6 @@ const fn request_name(request: &Request) -> &'static str {
         Request::Sleep(_) => "sleep",
         Request::DebugExit(_) => "debug-exit",
         Request::RtcChange(_) => "rtc-change",
+        Request::Devices => "devices",
     }
 }

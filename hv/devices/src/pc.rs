@@ -23,12 +23,14 @@ use monovisor_arch::layout::{
 };
 
 mod firmware;
+mod input;
 mod ioport;
 mod memory;
 mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use input::{MAX_STROKES, Pointer, TooManyKeys};
 pub use slots::{MAX_FUNCTIONS, PciFunction, SlotError};
 
 /// What a machine is made of.
@@ -89,6 +91,8 @@ pub enum Request {
     DebugExit(u32),
     /// The guest has set its clock: it is this many seconds ahead of the rig's (RTC_CHANGE).
     RtcChange(i64),
+    /// A virtio device has something for what is behind it: [`Pc::with_virtio`] gets it.
+    Devices,
 }
 
 /// All devices of one machine.
@@ -119,6 +123,10 @@ pub struct Pc {
     test_device: Option<TestDevice>,
     reset_request: Option<ResetCause>,
     debug_exit: Option<u32>,
+    /// A device has something for what is behind it.
+    told: bool,
+    /// What the operator types and points at.
+    operator: input::Operator,
     /// When the devices, other than local APICs, want to be called.
     deadline: Option<u64>,
     /// `deadline` has to be worked out again.
@@ -150,6 +158,8 @@ impl Pc {
             test_device: None,
             reset_request: None,
             debug_exit: None,
+            told: false,
+            operator: input::Operator::new(),
             deadline: None,
             stale: true,
         }
@@ -394,7 +404,8 @@ impl Pc {
             // While the HPET has their interrupts, 8254 and RTC have nothing to be called for.
             let (pit, rtc) =
                 if self.hpet.legacy() { (None, None) } else { (self.pit.deadline(), self.rtc.deadline()) };
-            self.deadline = [pit, rtc, self.hpet.deadline(), self.acpi.deadline(), self.uart.deadline()]
+            let (hpet, acpi, uart) = (self.hpet.deadline(), self.acpi.deadline(), self.uart.deadline());
+            self.deadline = [pit, rtc, hpet, acpi, uart, self.operator.deadline()]
                 .into_iter()
                 .chain(self.functions.iter().map(|function| function.deadline()))
                 .fold(None, earlier);
@@ -422,6 +433,7 @@ impl Pc {
         self.set_line(SCI_IRQ, Driver::PowerManagement, self.acpi.interrupt());
         self.uart.advance(now);
         self.set_line(COM1_IRQ, Driver::Com1, self.uart.interrupt());
+        self.press_keys(now);
         self.poll_functions(now);
         self.stale = true;
     }
@@ -486,6 +498,7 @@ impl Pc {
             || self.debug_exit.is_some()
             || self.acpi.has_sleep()
             || self.rtc.has_change()
+            || self.told
     }
 
     /// What the guest asks of the machine, in the order of weight.
@@ -499,7 +512,10 @@ impl Pc {
         if let Some(cause) = self.reset_request.take() {
             return Some(Request::Reset(cause));
         }
-        self.rtc.take_change().map(Request::RtcChange)
+        if let Some(offset) = self.rtc.take_change() {
+            return Some(Request::RtcChange(offset));
+        }
+        core::mem::take(&mut self.told).then_some(Request::Devices)
     }
 
     // Input.

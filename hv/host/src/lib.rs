@@ -15,6 +15,7 @@ pub mod board;
 pub mod boot;
 mod bytes;
 pub mod cpu;
+pub mod entropy;
 pub mod frames;
 pub mod interrupts;
 pub mod log;

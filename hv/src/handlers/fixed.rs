@@ -1,17 +1,12 @@
 //! Queries about things of which the machine has none, or one that never changes.
 
 use monovisor_core::Context;
-use monovisor_core::handlers::{Block, BlockJobs, Display, Element, Extras};
+use monovisor_core::handlers::{Block, BlockJobs, Element, Extras};
 use monovisor_core::schema::block_core::{BlockDeviceInfo, BlockInfo, BlockStats, QueryBlockstatsArgs};
 use monovisor_core::schema::block_job::BlockJobInfo;
 use monovisor_core::schema::tpm::{TPMInfo, TpmModel, TpmType};
-use monovisor_core::schema::ui::MouseInfo;
 
 use crate::hypervisor::Hypervisor;
-use crate::machine::HAS_I8042;
-
-/// The mouse's number among the input devices, as QEMU's `pc` counts them.
-const MOUSE: i64 = 2;
 
 impl Block for Hypervisor<'_> {
     fn query_block(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockInfo<'_>> {
@@ -35,13 +30,6 @@ impl Block for Hypervisor<'_> {
 impl BlockJobs for Hypervisor<'_> {
     fn query_block_jobs(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockJobInfo<'_>> {
         Ok(None)
-    }
-}
-
-impl Display for Hypervisor<'_> {
-    fn query_mice(&mut self, index: usize, _: &mut Context<'_>) -> Element<MouseInfo<'_>> {
-        let mouse = MouseInfo { name: "QEMU PS/2 Mouse", index: MOUSE, current: true, absolute: false };
-        Ok((index == 0 && HAS_I8042 && self.guest.is_some()).then_some(mouse))
     }
 }
 

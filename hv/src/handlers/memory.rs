@@ -3,7 +3,11 @@
 use monovisor_core::Context;
 use monovisor_core::Error;
 use monovisor_core::handlers::{Element, Memory, Poll};
-use monovisor_core::schema::memory::{Memdev, MemoryDeviceInfo, MemsaveArgs, PmemsaveArgs};
+use monovisor_core::schema::memory::{
+    BalloonArgs, BalloonInfo, Memdev, MemoryDeviceInfo, MemsaveArgs, PmemsaveArgs,
+};
+use monovisor_devices::virtio::Context as VirtioContext;
+use monovisor_devices::virtio::balloon::Balloon;
 use monovisor_store::{FileId, IfExists};
 
 use crate::guest::read_physical;
@@ -36,6 +40,25 @@ pub(crate) struct Save {
 }
 
 impl Hypervisor<'_> {
+    /// Works on the balloon.
+    ///
+    /// # Errors
+    /// QEMU's, where there is none.
+    pub(crate) fn with_balloon<R>(
+        &mut self,
+        mut work: impl FnMut(&mut Balloon, &mut VirtioContext<'_>) -> R,
+    ) -> Result<R, Error> {
+        let mut result = None;
+        if let Some(guest) = &mut self.guest {
+            guest.devices(&mut |devices| {
+                let now = devices.now();
+                let slot = devices.pc.find_virtio::<Balloon>();
+                result = slot.and_then(|slot| devices.pc.with_virtio(slot, now, &mut work));
+            });
+        }
+        result.ok_or_else(|| Error::device_not_active("balloon"))
+    }
+
     /// Begins a save for a session; [`Self::save_step`] carries it out.
     pub(crate) fn save_begin(
         &mut self,
@@ -120,6 +143,22 @@ impl Hypervisor<'_> {
 }
 
 impl Memory for Hypervisor<'_> {
+    fn balloon(&mut self, arguments: BalloonArgs, _: &mut Context<'_>) -> Poll<()> {
+        let target = u64::try_from(arguments.value).unwrap_or(0);
+        let taken = self.with_balloon(|balloon, cx| {
+            if target != 0 {
+                balloon.set_target(target, cx);
+            }
+            target != 0
+        })?;
+        if taken { Ok(()) } else { Err(nb::Error::Other(Error::expects("target", "a size"))) }
+    }
+
+    fn query_balloon(&mut self, _: &mut Context<'_>) -> Poll<BalloonInfo> {
+        let actual = self.with_balloon(|balloon, _| balloon.actual())?;
+        Ok(BalloonInfo { actual: actual.cast_signed() })
+    }
+
     fn memsave(&mut self, arguments: MemsaveArgs<'_>, cx: &mut Context<'_>) -> Poll<()> {
         let cpu = match arguments.cpu_index {
             None => 0,

@@ -3,6 +3,7 @@
 pub(crate) mod chardevs;
 mod fixed;
 mod human;
+mod input;
 pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod objects;

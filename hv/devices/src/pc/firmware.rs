@@ -26,6 +26,7 @@ impl Pc {
         self.pci_lines = 0;
         self.reset_request = None;
         self.debug_exit = None;
+        self.operator.reset();
         let _ = self.acpi.take_sleep();
 
         // All lines fall; then those that are driven rise again.

@@ -91,6 +91,12 @@ impl Pc {
         result
     }
 
+    /// The slot of the first device of a type.
+    pub fn find_virtio<T: Device>(&self) -> Option<u8> {
+        let function = self.functions.iter().find(|function| function.device::<T>().is_some())?;
+        Some(function.address().slot)
+    }
+
     /// Lets devices look at their queues whose time has come.
     pub(super) fn poll_functions(&mut self, now: u64) {
         for index in 0..self.functions.len() {
@@ -138,11 +144,12 @@ impl Pc {
 
     /// After a call of a device: sends its messages, drives its line, and looks when it wants to be called.
     #[inline]
-    fn settle_function(&mut self, index: usize) {
+    pub(super) fn settle_function(&mut self, index: usize) {
         let Some(function) = self.functions.get_mut(index) else { return };
         while let Some(message) = function.take_message() {
             self.apics.deliver(message);
         }
+        self.told |= function.take_told();
         let (wants, has) = (function.deadline(), self.deadline);
         // An earlier one counts at once; one that has gone is found when the old one comes.
         self.stale |= wants.is_some_and(|wants| has.is_none_or(|has| wants < has));

@@ -421,7 +421,7 @@ mod tests {
         // The target cannot be written, and no more given away than there is.
         driver.write(0x2000, 4, 7);
         driver.write(0x2004, 4, 0xffff_ffff);
-        assert_eq!(driver.read(0x2000, 8), RAM_BYTES / 2 / PAGE | RAM_BYTES / PAGE << 32);
+        assert_eq!(driver.read(0x2000, 8), (RAM_BYTES / 2 / PAGE) + ((RAM_BYTES / PAGE) << 32));
         assert_eq!(change(&mut driver), Some(0));
     }
 

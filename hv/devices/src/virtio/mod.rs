@@ -61,6 +61,7 @@
 
 pub mod balloon;
 pub mod blk;
+pub mod console;
 mod context;
 pub mod input;
 mod queue;
