@@ -9,11 +9,13 @@
 //! | `shared`, `registers` | what the processors share, and how they call each other |
 //! | `policy` | CPUID, MSRs and control bits that a guest has |
 //! | `clock`, `ram`, `backend` | time, memory, and what the devices are connected to |
+//! | `balloon` | pages of RAM that the guest has given away |
 //! | `trace` | the tracepoints |
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod balloon;
 pub mod clock;
 mod machine;
 pub mod policy;

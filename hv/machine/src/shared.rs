@@ -7,8 +7,8 @@
 //! (CPUID, XSETBV, most MSRs, the ACPI PM timer, which is the time in another unit) takes no lock.
 //!
 //! Order of locks: a copy of registers ([`Shared::publish`]) is never held together with another lock; behind the
-//! device lock come those of the parts that devices are connected to: a serial line, the file store, the trace's ring,
-//! the log. Nobody takes the device lock while he holds one of these.
+//! device lock come those of the parts that devices are connected to: a serial line, the file store, the second-level
+//! mapping, the trace's ring, the log. Nobody takes the device lock while he holds one of these.
 //!
 //! # Attention
 //!
@@ -29,9 +29,10 @@ use monovisor_arch::layout::MAX_VCPUS;
 use monovisor_devices::kvmclock::KvmClock;
 use monovisor_devices::{Pc, Request};
 use monovisor_host::{error, interrupts, timer};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 use crate::backend::Backend;
+use crate::balloon::Mapping;
 use crate::clock::Clock;
 use crate::machine::Halt;
 use crate::ram::GuestRam;
@@ -141,6 +142,8 @@ pub struct Shared {
     slots: [Slot; MAX_VCPUS],
     /// Counts the changes of the second-level tables that take something away.
     generation: AtomicU32,
+    /// The second-level tables, where RAM can be taken from them.
+    mapping: Once<Mutex<&'static mut dyn Mapping>>,
     /// Why a processor other than the first cannot go on.
     halt: Mutex<Option<Halt>>,
 }
@@ -158,6 +161,7 @@ impl Shared {
             answer_limit,
             slots: [const { Slot::new() }; MAX_VCPUS],
             generation: AtomicU32::new(0),
+            mapping: Once::new(),
             halt: Mutex::new(None),
         }
     }
@@ -247,18 +251,12 @@ impl Shared {
     /// A processor need not have entered its guest again by then. It is enough that it has left it and will drop what it
     /// has cached before it enters: in root mode nothing is reached through these tables.
     pub fn invalidate(&self, cpu: usize) -> bool {
-        let generation = self.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
-        for target in 0..self.count {
-            self.call(cpu, target, attention::FLUSH);
-        }
+        let generation = self.begin_invalidation(cpu);
         let start = timer::now_tsc();
         loop {
             // Two that wait for each other both go on: each has left its guest, and has a call of its own to flush.
             self.will_flush(cpu);
-            let reached = |slot: &Slot| {
-                slot.generation.load(Ordering::Acquire).wrapping_sub(generation).cast_signed() >= 0
-            };
-            if self.slots.iter().take(self.count).all(reached) {
+            if self.has_dropped(generation) {
                 return true;
             }
             if timer::now_tsc().wrapping_sub(start) > self.answer_limit {
@@ -275,6 +273,46 @@ impl Shared {
         if let Some(slot) = self.slots.get(cpu) {
             slot.generation.store(self.generation.load(Ordering::Acquire), Ordering::Release);
         }
+    }
+
+    /// As [`Shared::invalidate`], for who cannot wait: [`Shared::has_dropped`] says when it has happened. `cpu` is called, too.
+    fn begin_invalidation(&self, cpu: usize) -> u32 {
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        for target in 0..self.count {
+            self.call(cpu, target, attention::FLUSH);
+        }
+        generation
+    }
+
+    /// Every processor has dropped what it had cached of this generation of the tables and older ones.
+    pub(crate) fn has_dropped(&self, generation: u32) -> bool {
+        self.slots.iter().take(self.count).all(|slot| {
+            slot.generation.load(Ordering::Acquire).wrapping_sub(generation).cast_signed() >= 0
+        })
+    }
+
+    /// Begins an invalidation for a device, which is called with the device lock held, by any processor: the number to
+    /// ask [`Shared::has_dropped`] with.
+    pub(crate) fn drop_all(&self) -> u32 {
+        // A processor that calls itself leaves the guest once more, and looks.
+        self.begin_invalidation(usize::MAX)
+    }
+
+    /// The guest's RAM can be taken from it, by `mapping`. May be called once.
+    pub fn set_mapping(&self, mapping: &'static mut dyn Mapping) {
+        self.mapping.call_once(|| Mutex::new(mapping));
+    }
+
+    /// Works on the mapping; `None` where it does not change.
+    pub(crate) fn with_mapping<R>(&self, act: impl FnOnce(&mut dyn Mapping) -> R) -> Option<R> {
+        let mut mapping = self.mapping.get()?.lock();
+        Some(act(&mut **mapping))
+    }
+
+    /// Maps the page of RAM at a guest-physical address, if it has been taken. False where there is no RAM; true, if the
+    /// access to it is to be tried again.
+    pub fn touch(&self, address: u64) -> bool {
+        self.with_mapping(|mapping| mapping.map(address & !0xfff)) == Some(true)
     }
 
     // Orders: given by the first processor, one at a time.

@@ -151,6 +151,10 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     }
 
     fn memory(&mut self, exit: &MemoryExit) -> Step {
+        // A page that the guest has given away is its again when it touches it, whatever for.
+        if self.shared.touch(exit.address) {
+            return Step::Continue;
+        }
         let delivery = self.vcpu.pending_event().is_some();
         if exit.table_walk || exit.access == MemoryAccess::Fetch || delivery {
             // Page tables, code, or the IDT or stack of an event, in device space: no PC has that, and nothing
