@@ -68,6 +68,12 @@ impl Chardev {
     pub fn id(&self) -> &str {
         &self.id
     }
+
+    /// What it is a device for.
+    #[must_use]
+    pub fn filename(&self) -> &str {
+        &self.filename
+    }
 }
 
 #[derive(Debug)]
@@ -156,6 +162,32 @@ impl Chardevs {
     /// The device of this identifier.
     pub fn find_mut(&mut self, id: &str) -> Option<&mut Chardev> {
         self.devices.iter_mut().find(|device| device.id == id)
+    }
+
+    /// The device that really moves the bytes of the one of this identifier: what a mux shares.
+    #[must_use]
+    pub fn resolve(&self, id: &str) -> Option<&Chardev> {
+        let device = self.find(id)?;
+        // A mux shares no mux: it would be busy.
+        if device.kind == Kind::Mux { self.find(&device.base) } else { Some(device) }
+    }
+
+    /// Connects a user with the device of this identifier; one that is no mux has one.
+    ///
+    /// # Errors
+    /// There is no such device, or it has its user.
+    pub fn connect(&mut self, id: &str, open: bool) -> Result<()> {
+        let Some(device) = self.find_mut(id) else {
+            return Err(Error::generic(format_args!("Property 'chardev' can't find value '{id}'")));
+        };
+        if device.busy && device.kind != Kind::Mux {
+            return Err(Error::generic(format_args!(
+                "Property 'chardev' can't take value '{id}', it's in use"
+            )));
+        }
+        device.busy = true;
+        device.open |= open;
+        Ok(())
     }
 
     /// Answers `query-chardev`.
@@ -406,6 +438,22 @@ mod tests {
         assert_eq!(table.remove("m"), Ok(Kind::Mux));
         assert_eq!(table.remove("n"), Ok(Kind::Null));
         assert_eq!(table.remove("n").unwrap_err().description(), "Chardev 'n' not found");
+    }
+
+    #[test]
+    fn a_device_has_one_user_and_a_mux_many() {
+        let mut table = std::boxed::Box::new(Chardevs::new());
+        assert_eq!(add(&mut table, "n", ChardevBackend::Null(COMMON)), "Some(())");
+        let mux = ChardevBackend::Mux(ChardevMux { logfile: None, logappend: None, chardev: "n" });
+        assert_eq!(add(&mut table, "m", mux), "Some(())");
+        let mut connect = |id: &str| {
+            table.connect(id, true).map_err(|error| std::string::String::from(error.description()))
+        };
+        assert_eq!((connect("m"), connect("m")), (Ok(()), Ok(())));
+        assert_eq!(connect("n"), Err("Property 'chardev' can't take value 'n', it's in use".into()));
+        assert_eq!(connect("o"), Err("Property 'chardev' can't find value 'o'".into()));
+        assert_eq!(table.resolve("m").map(Chardev::id), Some("n"));
+        assert_eq!(table.remove("m").unwrap_err().description(), "Chardev 'm' is busy");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use monovisor_loader::{Options, e820};
 use spin::{Mutex, MutexGuard, Once};
 
 use crate::backend::Backend;
+use crate::balloon::RamMapping;
 use crate::clock::Clock;
 use crate::configure;
 use crate::hypervisor::Hypervisor;
@@ -81,22 +82,35 @@ fn start<P: Processor + 'static>(
 ) -> !
 where
     Machine<P>: Run,
+    P::Format: Send,
 {
     let made = make::<P>(&launch, console, memory, intel);
     // The store has what the guest and its devices have left.
     virtio::reserve(&launch.options);
     let files = store::open(&launch);
     match made {
-        Ok(mut machine) => {
-            let ram = machine.shared().ram();
-            let attached =
-                machine.with(|devices| virtio::attach(&mut devices.pc, ram, &launch.options, files));
+        Ok((mut machine, tables)) => {
+            let shared = machine.shared();
+            // Where it finds no place, the balloon's own will not either, and that is said.
+            if virtio::wants_balloon(&launch.options)
+                && let Some(mapping) = virtio::place(RamMapping::new(tables, shared.ram()))
+            {
+                shared.set_mapping(mapping);
+            }
+            let mut links = virtio::Links::new();
+            let attached = machine
+                .with(|devices| virtio::attach(&mut devices.pc, shared, &launch.options, files, &mut links));
             launch.incomplete = attached.is_err();
             let loaded = launch.load(&mut machine);
             let mut hypervisor = Hypervisor::new(Some(&mut machine), launch, files);
             report_options(&mut hypervisor);
             if let Err(error) = attached {
                 hypervisor.fail(format_args!("{error}"));
+            }
+            if let Err((group, error)) = hypervisor.connect(links) {
+                let (option, driver) = (group.kind().option(), group.driver());
+                hypervisor.launch.incomplete = true;
+                hypervisor.fail(format_args!("-{option} {driver}: {}", error.description()));
             }
             if let Err(error) = loaded {
                 hypervisor.fail(format_args!("{error}"));
@@ -213,12 +227,15 @@ fn model<E>(options: &Options<'static>, (invpcid, rdtscp): (bool, bool)) -> Resu
     error.map_or(Ok(features), |complaint| Err(MakeError::Cpu(complaint)))
 }
 
+/// A guest's first processor, and the tables that its RAM is mapped by.
+type Made<P> = (Machine<P>, Tables<'static, <P as Processor>::Format>);
+
 fn make<P: Processor + 'static>(
     launch: &Launch,
     console: Option<Uart>,
     memory: &'static mut P::Memory,
     intel: bool,
-) -> Result<Machine<P>, MakeError<P::Error>>
+) -> Result<Made<P>, MakeError<P::Error>>
 where
     Machine<P>: Run,
 {
@@ -231,7 +248,9 @@ where
     if size < MIN_RAM {
         return Err(MakeError::TooLittleRam);
     }
-    let mut tables = Tables::<P::Format>::new(&TABLES, P::largest_page()).map_err(MakeError::Tables)?;
+    let pool =
+        table_pool(options, size).ok_or(MakeError::NoRam { asked: size, free: frames::largest(LARGE) })?;
+    let mut tables = Tables::<P::Format>::new(pool, P::largest_page()).map_err(MakeError::Tables)?;
     let everything = Access::READ | Access::WRITE | Access::EXECUTE;
     let mut ram = GuestRam::new();
     for (base, length) in e820::ram(size) {
@@ -287,7 +306,21 @@ where
     let mut machine = Machine::new(vcpu, 0, shared, &parts);
     start_others::<P>(options.cpus, Plan { settings, parts })?;
     machine.cold().reset_all(false);
-    Ok(machine)
+    Ok((machine, tables))
+}
+
+/// Frames for the second-level tables of a guest with so much RAM. Where pages can be taken from the guest, there is one
+/// for each 2 MiB of RAM, which has to be mapped by pages of 4 KiB then.
+fn table_pool(options: &Options<'_>, ram: u64) -> Option<&'static [Frame]> {
+    if !virtio::wants_balloon(options) {
+        return Some(&TABLES);
+    }
+    // RAM may begin and end within 2 MiB twice.
+    let count = TABLE_FRAMES + usize::try_from(ram / LARGE).ok()? + 4;
+    let bytes = frames::carve_slice((count * size_of::<Frame>()) as u64, align_of::<Frame>() as u64)?;
+    // SAFETY: the slice is exclusive, for good, aligned, and as long as said; a frame consists of atomic numbers, for which
+    // all bytes are valid.
+    Some(unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), count) })
 }
 
 /// What the processors beside the first make theirs from.

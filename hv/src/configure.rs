@@ -10,7 +10,7 @@ use monovisor_devices::{DebugExit, Pc};
 use monovisor_loader::Options;
 use monovisor_loader::options::{Group, GroupError, GroupKind, GroupProblem};
 
-use crate::virtio;
+use crate::{frontends, virtio};
 
 /// The guest's isa-debug-exit.
 const DEBUG_EXIT: &str = "isa-debug-exit";
@@ -21,20 +21,7 @@ const TEST_DEVICE: &str = "pc-testdev";
 static WINDOW: [AtomicU8; MEMORY_LENGTH] = [const { AtomicU8::new(0) }; MEMORY_LENGTH];
 
 /// Devices of QEMU that a guest will get here.
-const NOT_YET: [&str; 12] = [
-    "pvpanic",
-    "vfio-pci",
-    "virtconsole",
-    "virtio-balloon-pci",
-    "virtio-keyboard-pci",
-    "virtio-mouse-pci",
-    "virtio-net-pci",
-    "virtio-rng-pci",
-    "virtio-scsi-pci",
-    "virtio-serial-pci",
-    "virtio-tablet-pci",
-    "virtserialport",
-];
+const NOT_YET: [&str; 4] = ["pvpanic", "vfio-pci", "virtio-net-pci", "virtio-scsi-pci"];
 
 /// Checks all lists.
 ///
@@ -50,7 +37,13 @@ pub fn check<'a>(options: &Options<'a>) -> Result<(), GroupError<'a>> {
     for drive in options.groups(GroupKind::Drive) {
         virtio::check_drive(drive)?;
     }
-    for kind in [GroupKind::Netdev, GroupKind::Chardev, GroupKind::Object, GroupKind::Mon] {
+    for object in options.groups(GroupKind::Object) {
+        virtio::check_object(&object)?;
+    }
+    for chardev in options.groups(GroupKind::Chardev) {
+        frontends::check_chardev(&chardev)?;
+    }
+    for kind in [GroupKind::Netdev, GroupKind::Mon] {
         if let Some(group) = options.groups(kind).next() {
             return Err(group.error(kind.implied().unwrap_or("id"), GroupProblem::NotYet));
         }
@@ -63,6 +56,7 @@ fn check_device<'a>(device: &Group<'a>) -> Result<(), GroupError<'a>> {
         DEBUG_EXIT => read_debug_exit(device).map(|_| ()),
         TEST_DEVICE => device.only(&[]),
         driver if let Some(model) = virtio::model(driver) => virtio::check_device(model, device),
+        driver if virtio::is_port(driver) => virtio::check_port(device),
         driver if NOT_YET.contains(&driver) => Err(device.error("driver", GroupProblem::NotYet)),
         _ => Err(device.error("driver", GroupProblem::NoSuch("device model name"))),
     }

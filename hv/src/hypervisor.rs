@@ -8,6 +8,7 @@ use monovisor_core::{Context, Error};
 use monovisor_host::uart::{LINES, Uart};
 use monovisor_host::{error, info};
 
+use crate::frontends::Frontends;
 use crate::guest::Guest;
 use crate::handlers::chardevs;
 use crate::handlers::machine::Parameters;
@@ -71,6 +72,8 @@ pub struct Hypervisor<'g> {
     pub(crate) chardevs: &'static mut Chardevs,
     /// The lines that character devices have opened.
     pub(crate) lines: [Option<Uart>; LINES],
+    /// What is connected to them.
+    pub(crate) frontends: Frontends,
     /// Why there is no guest, or why it cannot go on.
     reason: heapless::String<REASON_BYTES>,
 }
@@ -93,6 +96,7 @@ impl<'g> Hypervisor<'g> {
             reply: Reply::NONE,
             chardevs: chardevs::table(),
             lines: [const { None }; LINES],
+            frontends: Frontends::new(),
             reason: heapless::String::new(),
         };
         hypervisor.enter_lines(console);

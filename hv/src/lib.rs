@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `boot` | from a board's main function to the services |
 //! | `configure` | devices from the options that ask for them |
+//! | `virtio`, `frontends` | virtio devices from their options, and what their ports are connected to |
 //! | `launch` | command line and files, and how they become a guest |
 //! | `services` | the loop: monitor sessions, console, slices of the guest |
 //! | `hypervisor`, `state` | what the monitor drives, and its run state |
@@ -18,6 +19,7 @@
 
 mod boot;
 mod configure;
+mod frontends;
 mod guest;
 mod handlers;
 pub mod hmp;
@@ -32,6 +34,6 @@ mod store;
 mod virtio;
 
 use monovisor_machine as machine;
-use monovisor_machine::{backend, clock, policy, ram, trace};
+use monovisor_machine::{backend, balloon, clock, policy, ram, trace};
 
 pub use boot::run;

@@ -100,7 +100,7 @@ impl Services<'_> {
         {
             guest.timer_fired();
         }
-        let busy = self.monitor_turn();
+        let busy = self.monitor_turn() | self.hypervisor.move_bytes(false);
         let running = self.hypervisor.run.running();
         let host_tsc = timer::now_tsc();
         let service_at = if busy {
@@ -246,6 +246,10 @@ impl Services<'_> {
 
     /// A device has something for what is behind it.
     fn devices_told(&mut self) {
+        self.hypervisor.move_bytes(true);
+        while let Some(change) = self.hypervisor.port_change() {
+            self.event(&change);
+        }
         if let Ok(Some(actual)) = self.hypervisor.with_balloon(|balloon, _| balloon.take_change()) {
             self.event(&BalloonChange { actual: actual.cast_signed() });
         }

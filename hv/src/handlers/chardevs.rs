@@ -1,6 +1,6 @@
 //! Character devices: the rig's lines, files of the store, and those that need nothing but memory.
 
-use monovisor_core::chardev::{Chardevs as Table, Kind};
+use monovisor_core::chardev::{Chardev, Chardevs as Table, Kind};
 use monovisor_core::handlers::{Chardevs, Element, Poll};
 use monovisor_core::schema::char::{
     ChardevAddArgs, ChardevBackend, ChardevBackendInfo, ChardevFile, ChardevInfo, ChardevRemoveArgs,
@@ -28,8 +28,8 @@ const SERIAL: &str = "serial0";
 
 /// [`Kind::Own`] of the rig's lines.
 const LINE: Kind = Kind::Own(0);
-/// [`Kind::Own`] of files of the store.
-const FILE: Kind = Kind::Own(1);
+/// [`Kind::Own`] of files of the store begin here.
+const FILES: usize = 1;
 
 /// The rig's serial ports, as a client names them and as QEMU names what is open.
 const PORTS: [(&str, &str); LINES] =
@@ -45,6 +45,11 @@ pub(crate) fn table() -> &'static mut Table {
 /// A line's name among the files.
 fn file_name(line: usize) -> &'static str {
     PORTS.get(line).map_or("serial", |(_, name)| name)
+}
+
+/// The line that a device is for.
+pub(crate) fn line_of(device: &Chardev) -> Option<usize> {
+    PORTS.iter().position(|(_, name)| *name == device.filename())
 }
 
 /// The file that a backend is to log to, as every kind but a mux may.
@@ -74,13 +79,15 @@ impl Hypervisor<'_> {
         }
     }
 
-    fn open_file(&mut self, file: &ChardevFile<'_>) -> Result<(), Error> {
-        if let Some(input) = file.input {
-            self.files.lock().open(input).map_err(|error| open_error(input, error))?;
-        }
+    /// Opens a file of the store as a device; its place among the front ends' files.
+    fn open_file(&mut self, file: &ChardevFile<'_>) -> Result<usize, Error> {
+        let open = |name| self.files.lock().open(name).map_err(|error| open_error(name, error));
+        let input = file.input.map(open).transpose()?;
         let if_exists = if file.append == Some(true) { IfExists::Keep } else { IfExists::Truncate };
-        self.files.lock().create(file.out, if_exists).map_err(|error| open_error(file.out, error))?;
-        Ok(())
+        let output =
+            self.files.lock().create(file.out, if_exists).map_err(|error| open_error(file.out, error))?;
+        // There are as many places as devices.
+        self.frontends.keep(self.files, output, input).ok_or_else(Error::io)
     }
 
     /// Opens a serial port of the rig that nothing else uses; gives its name among the files.
@@ -97,6 +104,31 @@ impl Hypervisor<'_> {
             *line = power::board().and_then(|board| lines::open(board, &self.launch.options, index));
         }
         if line.is_some() { Ok(file) } else { Err(absent()) }
+    }
+}
+
+impl Hypervisor<'_> {
+    /// Makes a device.
+    pub(crate) fn add_chardev(&mut self, arguments: &ChardevAddArgs<'_>) -> Result<(), Error> {
+        let id = arguments.id;
+        if logfile(&arguments.backend).is_some() {
+            return Err(Error::text("logfile is not supported: the store keeps no logs yet"));
+        }
+        if self.chardevs.add(arguments)?.is_some() {
+            return Ok(());
+        }
+        self.chardevs.check(id)?;
+        match arguments.backend {
+            ChardevBackend::File(file) => {
+                let place = self.open_file(&file)?;
+                self.chardevs.enter(id, "file", Kind::Own(FILES + place), false, false)
+            }
+            ChardevBackend::Serial(port) => {
+                let name = self.open_port(port.device)?;
+                self.chardevs.enter(id, name, LINE, false, false)
+            }
+            _ => Err(Error::text("chardev backend not available")),
+        }
     }
 }
 
@@ -131,34 +163,17 @@ impl Chardevs for Hypervisor<'_> {
     }
 
     fn chardev_add(&mut self, arguments: ChardevAddArgs<'_>, _: &mut Context<'_>) -> Poll<ChardevReturn<'_>> {
-        const MADE: ChardevReturn<'_> = ChardevReturn { pty: None };
-        let id = arguments.id;
-        if logfile(&arguments.backend).is_some() {
-            return Err(nb::Error::Other(Error::text(
-                "logfile is not supported: the store keeps no logs yet",
-            )));
-        }
-        if self.chardevs.add(&arguments)?.is_some() {
-            return Ok(MADE);
-        }
-        self.chardevs.check(id)?;
-        match arguments.backend {
-            ChardevBackend::File(file) => {
-                self.open_file(&file)?;
-                self.chardevs.enter(id, "file", FILE, false, false)?;
-            }
-            ChardevBackend::Serial(port) => {
-                let name = self.open_port(port.device)?;
-                self.chardevs.enter(id, name, LINE, false, false)?;
-            }
-            _ => return Err(nb::Error::Other(Error::text("chardev backend not available"))),
-        }
-        Ok(MADE)
+        self.add_chardev(&arguments)?;
+        Ok(ChardevReturn { pty: None })
     }
 
     fn chardev_remove(&mut self, arguments: ChardevRemoveArgs<'_>, _: &mut Context<'_>) -> Poll<()> {
         // A file stays in the store, and a line stays open for the next who asks for it.
-        self.chardevs.remove(arguments.id)?;
+        if let Kind::Own(kind) = self.chardevs.remove(arguments.id)?
+            && let Some(place) = kind.checked_sub(FILES)
+        {
+            self.frontends.forget(place);
+        }
         Ok(())
     }
 

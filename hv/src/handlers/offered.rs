@@ -81,5 +81,6 @@ pub static OFFERED: Offered = Offered::new(
         Event::SHUTDOWN,
         Event::RTC_CHANGE,
         Event::BALLOON_CHANGE,
+        Event::VSERPORT_CHANGE,
     ],
 );

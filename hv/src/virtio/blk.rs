@@ -43,7 +43,7 @@ fn settings<'a>(device: &Group<'a>) -> Result<Settings, GroupError<'a>> {
     }
     let block = |key: &'static str| {
         let size = number(key, 16, 512)?;
-        if size < 512 || size > 32768 || !size.is_power_of_two() {
+        if !(512..=32768).contains(&size) || !size.is_power_of_two() {
             return Err(device.error(key, GroupProblem::Expects("a power of 2 between 512 and 32768")));
         }
         Ok(size)
@@ -72,7 +72,7 @@ fn serial(text: &str) -> [u8; SERIAL] {
 }
 
 /// Makes the device of a `-device` list.
-pub fn make(bench: &mut Bench, device: &Group<'static>) -> Result<&'static mut dyn Device, MakeError> {
+pub fn make(bench: &mut Bench<'_>, device: &Group<'static>) -> Result<&'static mut dyn Device, MakeError> {
     let wrong = |problem| MakeError { group: *device, problem };
     let name = device.str("drive").ok_or_else(|| wrong(Problem::NoDrive))?;
     let (index, drive) = bench
@@ -94,13 +94,13 @@ pub fn make(bench: &mut Bench, device: &Group<'static>) -> Result<&'static mut d
 }
 
 /// Makes the device of a drive that comes with one.
-pub fn make_for(bench: &Bench, drive: &Drive<'static>) -> Result<&'static mut dyn Device, MakeError> {
+pub fn make_for(bench: &Bench<'_>, drive: &Drive<'static>) -> Result<&'static mut dyn Device, MakeError> {
     let serial = serial(drive.serial.unwrap_or_default());
     with_drive(bench, drive, Settings { serial, ..Settings::DEFAULT })
 }
 
 fn with_drive(
-    bench: &Bench,
+    bench: &Bench<'_>,
     drive: &Drive<'static>,
     settings: Settings,
 ) -> Result<&'static mut dyn Device, MakeError> {

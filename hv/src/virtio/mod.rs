@@ -3,11 +3,15 @@
 //! A kind of device is an entry of [`MODELS`]: its name, the table of its properties, a check for what the table cannot
 //! say, and the function that makes one. What a device has behind it (a disk's image) is made here, too.
 
+mod balloon;
 mod blk;
 mod drive;
 mod image;
+mod input;
 mod place;
 mod property;
+mod rng;
+mod serial;
 
 use core::fmt;
 
@@ -19,11 +23,15 @@ use monovisor_loader::Options;
 use monovisor_loader::options::{Group, GroupError, GroupKind};
 use monovisor_store::StoreError;
 
+use crate::machine::Shared;
 use crate::store::Files;
+pub use balloon::wanted as wants_balloon;
 use blk::Drives;
 use drive::Drive;
-use place::place;
+pub use place::place;
 pub use property::Property;
+pub use rng::check_object;
+pub use serial::{Links, check_port, is_port};
 
 /// Most drives: one for each device.
 const MAX_DRIVES: usize = MAX_FUNCTIONS;
@@ -39,19 +47,57 @@ pub struct Model {
     pub properties: &'static [Property],
     /// Checks what the table of properties cannot.
     check: for<'a> fn(&Group<'a>) -> Result<(), GroupError<'a>>,
-    make: fn(&mut Bench, &Group<'static>) -> Result<&'static mut dyn Device, MakeError>,
+    make: fn(&mut Bench<'_>, &Group<'static>) -> Result<&'static mut dyn Device, MakeError>,
 }
 
 /// All of them.
-pub static MODELS: [Model; 1] =
-    [Model { name: "virtio-blk-pci", properties: blk::PROPERTIES, check: blk::check, make: blk::make }];
+pub static MODELS: [Model; 7] = [
+    Model { name: "virtio-blk-pci", properties: blk::PROPERTIES, check: blk::check, make: blk::make },
+    Model {
+        name: balloon::NAME,
+        properties: balloon::PROPERTIES,
+        check: balloon::check,
+        make: balloon::make,
+    },
+    Model { name: "virtio-rng-pci", properties: rng::PROPERTIES, check: rng::check, make: rng::make },
+    Model {
+        name: "virtio-serial-pci",
+        properties: serial::PROPERTIES,
+        check: serial::check,
+        make: serial::make,
+    },
+    Model {
+        name: "virtio-keyboard-pci",
+        properties: input::PROPERTIES,
+        check: input::check,
+        make: input::keyboard,
+    },
+    Model {
+        name: "virtio-mouse-pci",
+        properties: input::PROPERTIES,
+        check: input::check,
+        make: input::mouse,
+    },
+    Model {
+        name: "virtio-tablet-pci",
+        properties: input::PROPERTIES,
+        check: input::check,
+        make: input::tablet,
+    },
+];
 
 /// What devices are made from.
-struct Bench {
+struct Bench<'o> {
+    options: &'o Options<'static>,
+    shared: &'static Shared,
     files: Files,
     drives: Drives,
     /// Drives that a device has, one bit each.
     used: u32,
+    /// There is a balloon.
+    balloon: bool,
+    /// Ports that are to be connected.
+    links: &'o mut Links,
 }
 
 /// Why a device cannot be made: one line by `Display`, which names the option.
@@ -71,6 +117,18 @@ enum Problem {
     UnknownDrive(&'static str),
     /// The drive has a device.
     DriveInUse(&'static str),
+    /// A property names something that is not there.
+    Unknown(&'static str, &'static str),
+    /// The processor has no random bytes.
+    NoEntropy,
+    /// There is a balloon.
+    OneBalloon,
+    /// No bus has that name.
+    NoBus(&'static str),
+    /// There is no bus for ports.
+    NoSerialBus,
+    /// The port's number is taken, or there are too many ports.
+    NoPort,
     /// The file cannot be opened.
     Open(&'static str, StoreError),
     /// The slot has something in it.
@@ -96,6 +154,16 @@ impl fmt::Display for MakeError {
             Problem::DriveInUse(id) => {
                 write!(f, "Property '{driver}.drive' can't take value '{id}', it's in use")
             }
+            Problem::Unknown(key, id) => write!(f, "Property '{driver}.{key}' can't find value '{id}'"),
+            Problem::NoEntropy => f.write_str("this machine's processor has neither RDSEED nor RDRAND"),
+            Problem::OneBalloon => f.write_str("Only one balloon device is supported"),
+            Problem::NoBus(bus) => write!(f, "Bus '{bus}' not found"),
+            Problem::NoSerialBus => write!(f, "No 'virtio-serial-bus' bus found for device '{driver}'"),
+            Problem::NoPort => write!(
+                f,
+                "virtio-serial-bus: no such free port (a device has {} at most, and port 0 is for a console)",
+                monovisor_devices::virtio::console::MAX_PORTS
+            ),
             Problem::Open(file, StoreError::ReadOnly) => write!(
                 f,
                 "Could not open '{file}': Read-only file system (a file of the boot needs readonly=on or snapshot=on)"
@@ -108,9 +176,9 @@ impl fmt::Display for MakeError {
     }
 }
 
-/// The kind of a name.
+/// The kind of a name, which may leave `-pci` out.
 pub fn model(name: &str) -> Option<&'static Model> {
-    MODELS.iter().find(|model| model.name == name)
+    MODELS.iter().find(|model| model.name == name || model.name.strip_suffix("-pci") == Some(name))
 }
 
 /// Checks a `-device` list of a kind.
@@ -144,11 +212,13 @@ pub fn reserve(options: &Options<'_>) {
 /// The first one that cannot be made.
 pub fn attach(
     pc: &mut Pc,
-    ram: &'static (dyn GuestMemory + Sync),
+    shared: &'static Shared,
     options: &Options<'static>,
     files: Files,
+    links: &mut Links,
 ) -> Result<(), MakeError> {
-    let mut bench = Bench { files, drives: Drives::new(), used: 0 };
+    let ram = shared.ram();
+    let mut bench = Bench { options, shared, files, drives: Drives::new(), used: 0, balloon: false, links };
     for group in options.groups(GroupKind::Drive) {
         let drive = Drive::new(group).map_err(|error| MakeError { group, problem: Problem::Value(error) })?;
         bench.drives.push(drive).map_err(|_| MakeError { group, problem: Problem::TooMany })?;
@@ -159,9 +229,16 @@ pub fn attach(
         taken |= 1 << (slot & 31);
     }
     for group in options.devices() {
+        if serial::is_port(group.driver()) {
+            serial::check_owner(options, &group)?;
+        }
         let Some(model) = model(group.driver()) else { continue };
         let device = (model.make)(&mut bench, &group)?;
-        put(pc, ram, &group, group.id().unwrap_or_default(), device, taken)?;
+        let slot = put(pc, ram, &group, group.id().unwrap_or_default(), device, taken)?;
+        // The ports that have come with it.
+        for link in bench.links.iter_mut() {
+            link.slot.get_or_insert(slot);
+        }
     }
     for index in 0..bench.drives.len() {
         if let Some(drive) = bench.drives.get(index).filter(|drive| drive.with_device) {
@@ -177,7 +254,7 @@ fn slot_of(device: &Group<'_>) -> Option<u8> {
     property::address(device.str("addr")?)
 }
 
-/// Puts a device into its slot.
+/// Puts a device into its slot, whose number is the result.
 fn put(
     pc: &mut Pc,
     ram: &'static (dyn GuestMemory + Sync),
@@ -185,7 +262,7 @@ fn put(
     name: &'static str,
     device: &'static mut dyn Device,
     taken: u32,
-) -> Result<(), MakeError> {
+) -> Result<u8, MakeError> {
     let wrong = |problem| MakeError { group: *group, problem };
     let asked = if group.kind() == GroupKind::Device { slot_of(group) } else { None };
     let slot = asked.or_else(|| pc.free_slot(taken)).ok_or_else(|| wrong(Problem::TooMany))?;
@@ -200,5 +277,6 @@ fn put(
     pc.attach(function).map_err(|error| match error {
         monovisor_devices::pc::SlotError::Full => wrong(Problem::TooMany),
         monovisor_devices::pc::SlotError::Taken => wrong(Problem::Slot(slot)),
-    })
+    })?;
+    Ok(slot)
 }

@@ -29,7 +29,8 @@ impl Kind {
             Self::OnOffAuto => "OnOffAuto",
             Self::Unsigned(0..=8) => "uint8",
             Self::Unsigned(9..=16) => "uint16",
-            Self::Unsigned(_) => "uint32",
+            Self::Unsigned(17..=32) => "uint32",
+            Self::Unsigned(_) => "uint64",
             Self::Int32 | Self::Address => "int32",
             Self::Text | Self::Drive => "str",
         }

@@ -236,9 +236,23 @@ impl Console {
         bytes.len() - rest.len()
     }
 
-    /// There would be room for input through a port; if not, the services are told when there is.
-    pub fn has_room(&mut self, port: usize, cx: &mut Context<'_>) -> bool {
-        (!cx.has(FEATURE_MULTIPORT) || self.is_open(port)) && cx.available(queues(port).0)
+    /// Bytes that [`Console::input`] would take for a port at least; if none, the services are told when there is room.
+    pub fn room(&mut self, port: usize, cx: &mut Context<'_>) -> usize {
+        if cx.has(FEATURE_MULTIPORT) && !self.is_open(port) {
+            return 0;
+        }
+        let (queue, _) = queues(port);
+        for _ in 0..STEP {
+            let Some(head) = cx.next(queue) else { return 0 };
+            let length = cx.chain().length(Part::Writable);
+            if length != 0 {
+                cx.put_back(queue);
+                return usize::try_from(length).unwrap_or(usize::MAX);
+            }
+            // A buffer without room is of no use to anybody.
+            cx.complete(queue, head, 0);
+        }
+        0
     }
 
     /// Queues a message to the driver.
@@ -533,6 +547,8 @@ mod tests {
         assert_eq!(input(&mut driver, 1, b"hello"), 0);
         open(&mut driver, 1);
         assert!(driver.function.take_told());
+        let room = driver.function.with(0, |console: &mut Console, cx| console.room(1, cx));
+        assert_eq!(room, Some(4));
         assert_eq!(input(&mut driver, 1, b"hello"), 4);
         assert_eq!(driver.take_used(4), Some((0, 4)));
         assert_eq!(driver.bytes::<5>(0x82_000), *b"hell\0");
