@@ -109,6 +109,7 @@ impl Pages for GuestPages {
 }
 
 #[cfg(test)]
+#[allow(unsafe_code)]
 mod tests {
     use monovisor_cpu::paging::{Ept, Frame, PageSize};
 
