@@ -286,9 +286,10 @@ impl Shared {
 
     /// Every processor has dropped what it had cached of this generation of the tables and older ones.
     pub(crate) fn has_dropped(&self, generation: u32) -> bool {
-        self.slots.iter().take(self.count).all(|slot| {
-            slot.generation.load(Ordering::Acquire).wrapping_sub(generation).cast_signed() >= 0
-        })
+        self.slots
+            .iter()
+            .take(self.count)
+            .all(|slot| slot.generation.load(Ordering::Acquire).wrapping_sub(generation).cast_signed() >= 0)
     }
 
     /// Begins an invalidation for a device, which is called with the device lock held, by any processor: the number to
