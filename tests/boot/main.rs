@@ -9,10 +9,12 @@ mod bad_input;
 mod clients;
 mod console;
 mod firmware;
+mod formats;
 mod guests;
 mod linux;
 mod machine;
 mod preflight;
+mod programs;
 mod report;
 mod rig;
 mod serial;
@@ -51,8 +53,9 @@ struct Group {
 }
 
 /// The groups; each board works through its own in this order.
-const GROUPS: [Group; 15] = [
+const GROUPS: [Group; 17] = [
     Group { board: Board::Qemu, name: "guests", run: guests::run },
+    Group { board: Board::Qemu, name: "programs", run: programs::run },
     Group { board: Board::Qemu, name: "linux", run: linux::run },
     Group { board: Board::Qemu, name: "smp", run: smp::run },
     Group { board: Board::Qemu, name: "clients", run: clients::run },
@@ -63,6 +66,7 @@ const GROUPS: [Group; 15] = [
     Group { board: Board::Qemu, name: "preflight", run: preflight::run },
     Group { board: Board::Pc, name: "firmware", run: firmware::run },
     Group { board: Board::Bochs, name: "guests", run: guests::run },
+    Group { board: Board::Bochs, name: "programs", run: programs::run },
     Group { board: Board::Bochs, name: "machine", run: machine::run },
     Group { board: Board::Bochs, name: "sessions", run: sessions::run },
     Group { board: Board::Bochs, name: "serial", run: serial::run },

@@ -30,15 +30,23 @@ linux_entry:
     push rax
     retfq
 
-    // PVH: 32-bit protected mode, paging off, EBX = start info.
+    // PVH and multiboot: 32-bit protected mode, paging off; EBX = start info, or EAX = magic and EBX = information.
     .code32
 pvh_entry:
+    mov [ENTRY], eax
+    mov [ENTRY + 4], ebx
+    mov esp, offset boot_stack_top
+    pushfd
+    pop dword ptr [ENTRY + 8]
     cli
     cld
     rdtsc
     mov [FIRST_TSC], eax
     mov [FIRST_TSC + 4], edx
-    mov [PVH_START], ebx
+    mov eax, cr0
+    mov [ENTRY + 12], eax
+    mov eax, cr4
+    mov [ENTRY + 16], eax
     lgdt [gdt_pointer]
     mov eax, cr4
     or eax, 0x20                // PAE
@@ -152,9 +160,9 @@ static mut FIRST_TSC: u64 = 0;
 /// Address of the Linux boot parameters, or 0.
 #[unsafe(no_mangle)]
 static mut BOOT_PARAMS: u64 = 0;
-/// Address of the PVH start info, or 0.
+/// What the 32-bit entry found: EAX, EBX, EFLAGS, CR0, CR4.
 #[unsafe(no_mangle)]
-static mut PVH_START: u64 = 0;
+static mut ENTRY: [u32; 5] = [0; 5];
 
 unsafe extern "C" {
     /// The page directories of the identity map: 2,048 entries of 2 MiB.
@@ -175,36 +183,68 @@ pub fn first_tsc() -> u64 {
     unsafe { FIRST_TSC }
 }
 
-/// True when the loader spoke the Linux boot protocol.
-pub fn by_linux_protocol() -> bool {
-    // SAFETY: written once by the entry code, before any Rust ran.
-    unsafe { BOOT_PARAMS != 0 }
+/// What a multiboot loader leaves in EAX.
+const MULTIBOOT: u32 = 0x2bad_b002;
+
+/// How the loader started this kernel, and the address of what it told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Linux, 64-bit entry: boot parameters.
+    Linux(u64),
+    /// PVH: `hvm_start_info`.
+    Pvh(u64),
+    /// Multiboot, version 1: its information.
+    Multiboot(u64),
 }
 
-/// Longest command line that is looked at, as Linux has it.
-const COMMAND_LINE_MAX: usize = 2048;
+/// Registers at the 32-bit entry: EAX, EBX, EFLAGS, CR0, CR4.
+pub fn entry_registers() -> [u32; 5] {
+    // SAFETY: written once by the entry code, before any Rust ran.
+    unsafe { ENTRY }
+}
+
+/// How this kernel was started.
+pub fn protocol() -> Protocol {
+    // SAFETY: written once by the entry code, before any Rust ran.
+    let parameters = unsafe { BOOT_PARAMS };
+    let [eax, ebx, ..] = entry_registers();
+    match (parameters, eax) {
+        (0, MULTIBOOT) => Protocol::Multiboot(ebx.into()),
+        (0, _) => Protocol::Pvh(ebx.into()),
+        _ => Protocol::Linux(parameters),
+    }
+}
+
+/// Reads a field of what the loader told.
+pub fn field<T: Copy>(address: u64) -> T {
+    // SAFETY: the loader keeps its structures in RAM below 4 GiB, mapped one to one, and nothing here writes there.
+    unsafe { (address as *const T).read_unaligned() }
+}
+
+/// A string of the loader's, which a zero ends; empty for address 0.
+pub fn string(address: u64) -> &'static str {
+    if address == 0 {
+        return "";
+    }
+    let length = (0..STRING_MAX).find(|at| field::<u8>(address + at) == 0).unwrap_or(STRING_MAX);
+    // SAFETY: as in `field`.
+    let text = unsafe { core::slice::from_raw_parts(address as *const u8, length as usize) };
+    core::str::from_utf8(text).unwrap_or("")
+}
+
+/// Longest string that is looked at: Linux's command line.
+const STRING_MAX: u64 = 2048;
 
 /// The kernel command line; empty when there is none.
 pub fn command_line() -> &'static str {
-    // SAFETY: both were written once by the entry code. The loader keeps its structures and the command line in RAM
-    // below 4 GiB, mapped one to one, and nothing here writes there. Offsets: cmd_line_ptr is at 0x228 of boot_params
-    // (Linux boot protocol), cmdline_paddr at 24 of hvm_start_info (PVH).
-    let text = unsafe {
-        let address = if BOOT_PARAMS != 0 {
-            u64::from(((BOOT_PARAMS + 0x228) as *const u32).read_unaligned())
-        } else if PVH_START != 0 {
-            ((PVH_START + 24) as *const u64).read_unaligned()
-        } else {
-            0
-        };
-        if address == 0 {
-            return "";
-        }
-        let start = address as *const u8;
-        let length = (0..COMMAND_LINE_MAX).find(|at| start.add(*at).read() == 0).unwrap_or(COMMAND_LINE_MAX);
-        core::slice::from_raw_parts(start, length)
-    };
-    core::str::from_utf8(text).unwrap_or("")
+    // cmd_line_ptr of boot_params, cmdline_paddr of hvm_start_info, cmdline of the multiboot information.
+    string(match protocol() {
+        Protocol::Linux(parameters) => field::<u32>(parameters + 0x228).into(),
+        Protocol::Pvh(0) => 0,
+        Protocol::Pvh(info) => field::<u64>(info + 24),
+        Protocol::Multiboot(info) if field::<u32>(info) & 1 << 2 != 0 => field::<u32>(info + 16).into(),
+        Protocol::Multiboot(_) => 0,
+    })
 }
 
 /// The value of `name=value` on the command line.

@@ -29,6 +29,11 @@ pub fn skip(name: &str, why: &str) {
     println!("SKIP {name}: {why}");
 }
 
+/// How many cases have failed.
+pub fn failed() -> u32 {
+    FAILED.load(Relaxed)
+}
+
 /// Ends the report.
 pub fn finish() {
     println!("DONE {} passed, {} failed", PASSED.load(Relaxed), FAILED.load(Relaxed));

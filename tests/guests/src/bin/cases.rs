@@ -1,6 +1,7 @@
 //! Cases for each exit reason and instruction form. What is to be run is read from the console, one name a line:
-//! a suite (`cpu`, `debug`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `all`), or one of the ways to end or to misbehave
-//! (see `cases::last`). `run=NAME` on the command line runs that one and powers off.
+//! a suite (`cpu`, `debug`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `all`; `boot`; `testdev`, which takes that
+//! device), or one of the ways to end or to misbehave (see `cases::last`). `run=NAME` on the command line runs that one
+//! and powers off; with `exit=VALUE` it ends by isa-debug-exit instead, `exit=failed` with the number of cases that failed.
 #![no_std]
 #![no_main]
 
@@ -13,7 +14,11 @@ fn main() -> ! {
     if let Some(name) = boot::option("run") {
         run(name);
         report::finish();
-        power::off()
+        match boot::option("exit") {
+            None => power::off(),
+            Some("failed") => power::exit(report::failed()),
+            Some(value) => power::exit(value.parse().unwrap_or(u32::MAX)),
+        }
     }
     let mut line = [0; 64];
     loop {
@@ -25,6 +30,8 @@ fn main() -> ! {
 
 fn run(name: &str) {
     match name {
+        "boot" => cases::boot::run(),
+        "testdev" => cases::testdev::run(),
         "cpu" => cases::cpu::run(),
         "debug" => cases::debug::run(),
         "exceptions" => cases::exceptions::run(),

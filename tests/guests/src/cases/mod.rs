@@ -1,5 +1,6 @@
 //! The cases, one module a topic.
 
+pub mod boot;
 pub mod cpu;
 pub mod debug;
 pub mod exceptions;
@@ -7,4 +8,5 @@ pub mod last;
 pub mod mmio;
 pub mod paging;
 pub mod ports;
+pub mod testdev;
 pub mod time;
