@@ -43,10 +43,8 @@ pub fn check<'a>(options: &Options<'a>) -> Result<(), GroupError<'a>> {
     for chardev in options.groups(GroupKind::Chardev) {
         frontends::check_chardev(&chardev)?;
     }
-    for kind in [GroupKind::Netdev, GroupKind::Mon] {
-        if let Some(group) = options.groups(kind).next() {
-            return Err(group.error(kind.implied().unwrap_or("id"), GroupProblem::NotYet));
-        }
+    if let Some(netdev) = options.groups(GroupKind::Netdev).next() {
+        return Err(netdev.error("type", GroupProblem::NotYet));
     }
     Ok(())
 }

@@ -149,7 +149,7 @@ fn the_table_is_in_order() {
     let names: Vec<_> = groups().map(|option| option.group).collect();
     assert_eq!(
         names,
-        ["memory", "smp-opts", "machine", "name", "device", "drive", "netdev", "chardev", "object", "mon"]
+        ["memory", "smp-opts", "machine", "name", "device", "drive", "netdev", "chardev", "object"]
     );
 }
 

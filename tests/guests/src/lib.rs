@@ -1,8 +1,8 @@
 //! The runtime of the guest kernels: entry, console, traps, ports, reports.
 //!
-//! A guest is started either by the 64-bit Linux boot protocol (as an uncompressed `vmlinux`, by Monovisor) or by PVH
-//! (by plain QEMU: `qemu-system-x86_64 -kernel GUEST`), so that each case can be checked against a machine that has
-//! no hypervisor of ours in it. It runs at ring 0 in long mode, all memory below 4 GiB mapped one to one.
+//! A guest is started by PVH, both by Monovisor and by plain QEMU (`qemu-system-x86_64 -kernel GUEST`), so that each case
+//! can be checked against a machine that has no hypervisor of ours in it; the entry points for multiboot and for the
+//! 64-bit Linux boot protocol (as an uncompressed `vmlinux`) are there to test those. It runs at ring 0 in long mode, all memory below 4 GiB mapped one to one.
 #![no_std]
 // `attempt!` is made to run the instructions that its caller writes.
 #![allow(clippy::macro_metavars_in_unsafe)]

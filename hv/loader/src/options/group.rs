@@ -1,4 +1,4 @@
-//! Options that are lists of `key=value`: `-device`, `-drive`, `-netdev`, `-chardev`, `-object`, `-mon`.
+//! Options that are lists of `key=value`: `-device`, `-drive`, `-netdev`, `-chardev`, `-object`.
 //!
 //! The syntax is QEMU's: parts are separated by commas, `,,` is a comma within a value, the key of the first part may
 //! be left out where the option has one for it, a key alone is `on` and with `no` before it `off`, and of a key that is
@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-/// Most `-device`, `-drive`, `-netdev`, `-chardev`, `-object` and `-mon` together: a device with what is behind it for
+/// Most `-device`, `-drive`, `-netdev`, `-chardev` and `-object` together: a device with what is behind it for
 /// each PCI slot that is free.
 pub const MAX_GROUPS: usize = 64;
 
@@ -27,8 +27,6 @@ pub enum GroupKind {
     Chardev,
     /// `-object qom-type,…`.
     Object,
-    /// `-mon chardev,…`.
-    Mon,
 }
 
 impl GroupKind {
@@ -40,7 +38,6 @@ impl GroupKind {
             Self::Netdev => "netdev",
             Self::Chardev => "chardev",
             Self::Object => "object",
-            Self::Mon => "mon",
         }
     }
 
@@ -52,7 +49,6 @@ impl GroupKind {
             Self::Netdev => Some("type"),
             Self::Chardev => Some("backend"),
             Self::Object => Some("qom-type"),
-            Self::Mon => Some("chardev"),
         }
     }
 }

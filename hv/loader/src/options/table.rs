@@ -185,15 +185,6 @@ pub const OPTIONS: &[OptionInfo] = &[
     group(GroupKind::Netdev, "TYPE,id=ID[,KEY=VALUE]...", "what a network card is connected to", &[]),
     group(GroupKind::Chardev, "BACKEND,id=ID[,KEY=VALUE]...", "what a serial device is connected to", &[]),
     group(GroupKind::Object, "TYPE,id=ID[,KEY=VALUE]...", "a source that devices use", &[]),
-    group(
-        GroupKind::Mon,
-        "[chardev=]ID[,mode=control]",
-        "a further line for QMP",
-        &[
-            parameter("mode", ParameterType::String, "kind of monitor (control)"),
-            parameter("chardev", ParameterType::String, "the -chardev"),
-        ],
-    ),
     not_yet("M", "TYPE"),
     not_yet("accel", "NAME"),
     not_yet("acpitable", "…"),
@@ -215,6 +206,7 @@ pub const OPTIONS: &[OptionInfo] = &[
     not_yet("incoming", "URI"),
     not_yet("loadvm", "NAME"),
     not_yet("machine", "TYPE"),
+    not_yet("mon", "…"),
     not_yet("monitor", "DEV"),
     not_yet("net", "…"),
     not_yet("nic", "…"),
