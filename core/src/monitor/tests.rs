@@ -257,6 +257,100 @@ fn what_is_lost_is_never_a_command() {
     assert!(said.contains("{\"return\": {\"status\""), "{said}");
 }
 
+const LOST: &str = "Input lost on the serial line";
+
+#[test]
+fn every_kind_of_loss_is_named_once() {
+    for (error, name) in [
+        (LineError::Overrun, "(overrun)"),
+        (LineError::Framing, "(framing error)"),
+        (LineError::Break, "(break)"),
+    ] {
+        let mut rig = Rig::negotiated();
+        // A burst: several errors with bytes between them are one loss.
+        rig.lines[0].input.extend(br#"{"execute":"#.iter().map(|byte| Ok(*byte)));
+        for byte in *b"x{\"execute\":\"stop\"}" {
+            rig.lines[0].input.extend([Err(error), Ok(byte)]);
+        }
+        let said = rig.say(0, "\"stop\"}\n");
+        assert!(said.matches(LOST).count() == 1 && said.contains(name), "{said}");
+        assert_eq!(said.matches("\r\n").count(), 1, "{said}");
+        assert!(rig.say(0, r#"{"execute":"query-status"}"#).starts_with("{\"return\""));
+        // On an idle line it is reported just so, and only after a silence that is long enough.
+        rig.lines[0].input.push_back(Err(error));
+        assert_eq!(rig.say(0, r#"{"execute":"query-status"}"#), "");
+        rig.now += 29_000_000;
+        assert_eq!(rig.say(0, r#"{"execute":"query-status"}"#), "");
+        rig.now += 29_000_000;
+        assert_eq!(rig.run(0), "");
+        rig.now += 1_000_000;
+        let said = rig.run(0);
+        assert!(said.matches(LOST).count() == 1 && said.matches("\r\n").count() == 1, "{said}");
+        assert!(rig.say(0, r#"{"execute":"query-status"}"#).starts_with("{\"return\""));
+    }
+}
+
+#[test]
+fn what_came_before_a_loss_is_answered_first() {
+    let mut rig = Rig::negotiated();
+    rig.guest.running = true;
+    rig.guest.slow = 10;
+    rig.lines[0]
+        .input
+        .extend(br#"{"execute":"stop"}{"execute":"query-status"}{"exec"#.iter().map(|b| Ok(*b)));
+    rig.lines[0].input.push_back(Err(LineError::Overrun));
+    let mut said = rig.say(0, "\"}\n{\"execute\":\"query-status\",\"id\":2}");
+    for _ in 0..20 {
+        said.push_str(&rig.run(0));
+    }
+    let kinds: Vec<&str> = said
+        .lines()
+        .map(|line| ["\"id\": 2", "event", LOST, "status", "return"].into_iter().find(|w| line.contains(w)))
+        .map(|kind| kind.unwrap_or(""))
+        .collect();
+    assert_eq!(kinds, ["event", "return", "status", LOST, "\"id\": 2"], "{said}");
+}
+
+#[test]
+fn a_loss_is_forgotten_by_a_new_client() {
+    let mut rig = Rig::negotiated();
+    rig.say(0, r#"{"execute":"#);
+    rig.lines[0].input.push_back(Err(LineError::Break));
+    let said = rig.say(0, b"noise\xFF\xFF");
+    assert!(said.ends_with(GREETING), "{said}");
+    assert!(said.matches(LOST).count() <= 1, "{said}");
+    assert_eq!(rig.say(0, r#"{"execute":"qmp_capabilities"}"#), "{\"return\": {}}\r\n");
+}
+
+#[test]
+fn a_client_that_vanishes_leaves_nothing_behind() {
+    // In the middle of a string, of a number, of an escape, of a character, and after all of a message but its end.
+    let halves: [&[u8]; 5] = [
+        b"{\"execute\":\"st",
+        b"{\"id\":12",
+        b"{\"id\":\"\\u00",
+        b"{\"id\":\"\xE2\x82",
+        b"{\"execute\":\"stop\"",
+    ];
+    for half in halves {
+        let mut rig = Rig::negotiated();
+        rig.guest.running = true;
+        assert_eq!(rig.say(0, half), "");
+        rig.now += 60_000_000_000;
+        assert_eq!(rig.run(0), "");
+        // The next one cannot know, and says 0xFF twice.
+        let said = rig.say(0, b"\xFF\xFF");
+        assert!(said.ends_with(GREETING), "{said}");
+        assert_eq!(rig.say(0, r#"{"execute":"qmp_capabilities"}"#), "{\"return\": {}}\r\n");
+        assert!(rig.say(0, r#"{"execute":"query-status"}"#).contains("\"running\": true"));
+        // Where the port shows that it is gone, the session is begun again for it.
+        assert_eq!(rig.say(1, half), "");
+        rig.monitor.restart(1);
+        assert_eq!(rig.run(1), GREETING);
+        assert_eq!(rig.say(1, r#"{"execute":"qmp_capabilities"}"#), "{\"return\": {}}\r\n");
+    }
+}
+
 #[test]
 fn long_replies_do_not_hold_up_the_other_session() {
     let mut rig = Rig::negotiated();
