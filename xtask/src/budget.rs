@@ -26,3 +26,10 @@ pub const IMAGE: u64 = 512 << 10;
 pub const fn of(_board: Board) -> Budget {
     Budget { image: IMAGE, zeroed: 2 << 20, host_ram: 4 << 20, stack: 56 << 10 }
 }
+
+/// Code and constants of the monitor core with every command that is declared, in bytes.
+pub const CORE: u64 = 256 << 10;
+
+/// The deepest chain of calls from the core's entry ([`Monitor::poll`](monovisor_core::Monitor::poll)) through parser and
+/// dispatcher down to where a handler is called or text is formatted, in bytes. What a handler uses comes on top.
+pub const CORE_STACK: u64 = 12 << 10;

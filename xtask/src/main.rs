@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xtask::{bench, commands, image, monitor, process, pull, qmp, run, setup, size, test};
+use xtask::{bench, commands, fuzz, image, monitor, process, pull, qmp, run, setup, size, test};
 
 /// Build, run, test and measure Monovisor, a bare-metal hypervisor managed by QMP.
 #[derive(Parser, Debug)]
@@ -51,6 +51,16 @@ Examples:
     Bench(bench::Options),
     /// Measure the images against their budgets, and check that nothing in them can allocate
     Size(size::Options),
+    /// Try hostile input on the monitor core: raw bytes, broken JSON, commands by schema, any chunking
+    #[command(after_help = "\
+Examples:
+  cargo xtask fuzz                            each target for a minute, two at a time
+  cargo xtask fuzz --minutes 60 --jobs 4      each for an hour
+  cargo xtask fuzz commands --minutes 10      one target
+
+What an earlier run has learnt is in target/fuzz-work and is used again; an input that breaks something is kept there too.
+Exit status: 0 where nothing was found.")]
+    Fuzz(fuzz::Options),
     /// List the QMP commands and events that are built, and those that are declared only
     Commands(commands::Options),
     /// Serve the monitor over a model machine on a socket: to try clients without an emulator
@@ -80,6 +90,7 @@ fn go(cli: Cli) -> Result<u8> {
         Subcommands::Size(options) => size::main(options).map(|()| 0),
         Subcommands::Test(options) => test::main(options),
         Subcommands::Bench(options) => bench::main(options),
+        Subcommands::Fuzz(options) => fuzz::main(options),
         Subcommands::Commands(options) => commands::main(options).map(|()| 0),
         Subcommands::Monitor(options) => monitor::main(&options).map(|()| 0),
         Subcommands::Pull(options) => pull::main(options).map(|()| 0),

@@ -2,7 +2,7 @@
 
 use crate::board::Board;
 use crate::budget::{self, Budget};
-use crate::{build, process, stack};
+use crate::{build, core_alone, process, stack};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind, SegmentFlags};
@@ -15,6 +15,9 @@ pub struct Options {
     /// Only this board
     #[arg(long)]
     board: Option<Board>,
+    /// Only the monitor core on its own, with every command that is declared
+    #[arg(long, conflicts_with = "board")]
+    core: bool,
     /// Show the largest functions, and the deepest chain of calls
     #[arg(short, long)]
     verbose: bool,
@@ -26,11 +29,18 @@ const HEAP_SYMBOLS: [&str; 6] =
 
 /// Runs the subcommand.
 pub fn main(options: Options) -> Result<()> {
-    let boards = options.board.map_or(vec![Board::Qemu, Board::Bochs, Board::Pc], |board| vec![board]);
+    let boards = match options.board {
+        Some(board) => vec![board],
+        None if options.core => Vec::new(),
+        None => vec![Board::Qemu, Board::Bochs, Board::Pc],
+    };
     let mut over = Vec::new();
     for board in boards {
         let path = build::board(board)?;
         over.extend(report(board, &path, options.verbose)?);
+    }
+    if options.board.is_none() {
+        over.extend(report_core(options.verbose)?);
     }
     if over.is_empty() {
         return Ok(());
@@ -108,6 +118,22 @@ fn report(board: Board, path: &Path, verbose: bool) -> Result<Vec<String>> {
     }
     over.extend(faults(board, &data)?);
     Ok(over)
+}
+
+/// Prints what the core costs on its own, with all commands; returns what is over its budget.
+fn report_core(verbose: bool) -> Result<Vec<String>> {
+    let data = core_alone::build()?;
+    let (bytes, deepest) = core_alone::cost(&data)?;
+    println!("core, with every command that is declared");
+    println!("  {:<34} {bytes:>9} of {:>9} bytes", "code and constants", budget::CORE);
+    println!("  {:<34} {:>9} of {:>9} bytes", "deepest stack", deepest.bytes, budget::CORE_STACK);
+    if verbose {
+        println!("  deepest chain of calls:");
+        for (name, frame) in &deepest.chain {
+            println!("    {frame:>6}  {}", readable(name));
+        }
+    }
+    core_alone::over_budget(&data)
 }
 
 /// A symbol's name as it stands in the source.

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that says whether the tree is good.
 
 use crate::board::Board;
-use crate::{budget, build, process, setup, size, stack};
+use crate::{budget, build, core_alone, fuzz, process, setup, size, stack};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use std::process::Command;
@@ -28,6 +28,11 @@ pub struct Options {
 const STEP_LIMIT: Duration = Duration::from_secs(1800);
 /// All boot tests; they have a limit of their own that is a little shorter.
 const BOOT_LIMIT: Duration = Duration::from_secs(41 * 60);
+
+/// How long each fuzz target runs.
+const FUZZ_TIME: Duration = Duration::from_secs(60);
+/// How many of them run at a time.
+const FUZZ_JOBS: usize = 2;
 
 /// What passed and what did not.
 #[derive(Default)]
@@ -113,6 +118,7 @@ fn host(tally: &mut Tally) {
         ensure!(counted.0 > 0, "no test ran");
         Ok(())
     });
+    core(tally);
     for board in [Board::Qemu, Board::Bochs, Board::Pc] {
         let name = board.name();
         let image = build::board(board).and_then(|path| Ok(std::fs::read(path)?));
@@ -133,6 +139,32 @@ fn host(tally: &mut Tally) {
             );
             let deepest = stack::analyse(image)?;
             ensure!(deepest.bytes <= limits.stack, "{} of {} bytes of stack", deepest.bytes, limits.stack);
+            Ok(())
+        });
+    }
+}
+
+/// What can be said of the monitor core alone.
+fn core(tally: &mut Tally) {
+    let alone = core_alone::build();
+    let alone = || alone.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"));
+    tally.check("core: no panic can be reached", || {
+        let panics = core_alone::panics(alone()?)?;
+        ensure!(panics.is_empty(), "{}", panics.join("\n"));
+        Ok(())
+    });
+    tally.check("core: within its budgets", || {
+        let over = core_alone::over_budget(alone()?)?;
+        ensure!(over.is_empty(), "{}", over.join("\n"));
+        Ok(())
+    });
+    let targets = fuzz::all();
+    let outcomes = fuzz::run(&targets, fuzz::best_engine(), FUZZ_TIME, FUZZ_JOBS);
+    for (at, target) in targets.iter().enumerate() {
+        tally.check(&format!("core: fuzzed by {target}"), || {
+            let outcomes = outcomes.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            let outcome = outcomes.get(at).context("it did not run")?;
+            ensure!(outcome.finding.is_none(), "{outcome}");
             Ok(())
         });
     }
