@@ -30,6 +30,9 @@ pub fn run() {
         skip("11.12: x2apic", "not here");
     }
     level();
+    // What switched the APIC off has masked its entries: the 8259 is on LINT0, NMIs are on LINT1.
+    apic::write(register::LVT_LINT0, 7 << 8);
+    apic::write(0x360, 4 << 8);
     pic_modes();
 }
 
@@ -93,9 +96,7 @@ fn nmi_wakes() {
     apic::write(0x360, 1 << 16 | 4 << 8);
     equal("11.5.1: LINT1 as NMI", apic::read(0x360) & 0x1_0700, 1 << 16 | 4 << 8);
     apic::write(0x360, lint1);
-    let (start, taken): (u64, u64) = (tsc(), 0);
     send(0x4_4400);
-    let _ = (start, taken);
     cpuid(0, 0);
     equal("6.7: nmi with interrupts off", trap::count(2) - before, 1);
 }
@@ -183,7 +184,7 @@ fn priorities() {
 
 /// 11.6.2: the ways to name a destination, from a processor to itself.
 fn destinations() {
-    let mut expect = |name: &str, high: u32, low: u32, want: u32| {
+    let expect = |name: &str, high: u32, low: u32, want: u32| {
         let before = trap::count(LOW);
         apic::write(register::ICR_HIGH, high << 24);
         send(low | u32::from(LOW));
@@ -330,7 +331,12 @@ fn level() {
         send_self(MIDDLE + 4);
         open();
     }
-    equal("82093: version and pins", (apic::io_read(1) & 0xff, apic::io_read(1) >> 16 & 0xff), (0x11, 23));
+    let version = apic::io_read(1);
+    check(
+        "82093: version and pins",
+        matches!(version & 0xff, 0x11 | 0x20) && version >> 16 & 0xff == 23,
+        format_args!("{version:#x}"),
+    );
     apic::io_redirect(PIN, 0x1_8000 | u64::from(MIDDLE + 4));
     trap::set_hook(Some(hook as Hook), MIDDLE + 4);
     outp(crate::console::PORT + 1, 2u8);
