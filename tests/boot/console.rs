@@ -72,6 +72,24 @@ impl Console {
         }
     }
 
+    /// What has come since the last call; waits for something to come, for as long as `limit`.
+    pub fn read(&mut self, limit: Duration) -> String {
+        let end = Instant::now() + limit;
+        let mut heard = self.heard.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if heard.text.len() > self.seen || heard.ended || left.is_zero() {
+                let fresh = String::from_utf8_lossy(&heard.text[self.seen..]).into_owned();
+                self.seen = heard.text.len();
+                return fresh;
+            }
+            heard = match self.heard.1.wait_timeout(heard, left) {
+                Ok((heard, _)) => heard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
     /// Forgets what has come so far; gives how many bytes have come in all.
     pub fn skip(&mut self) -> usize {
         self.seen = self.heard.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).text.len();

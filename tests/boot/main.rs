@@ -10,6 +10,7 @@ mod clients;
 mod console;
 mod firmware;
 mod formats;
+mod fuzz;
 mod guests;
 mod linux;
 mod machine;
@@ -40,6 +41,15 @@ struct Options {
     /// Only groups whose name contains this
     #[arg(long, default_value = "")]
     only: String,
+    /// Seed of the hostile guest's random numbers [default: the time]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Exits of the hostile guest on each board
+    #[arg(long)]
+    exits: Option<u64>,
+    /// Round of its seed that the hostile guest begins with
+    #[arg(long, default_value = "0")]
+    round: u64,
     /// Name the groups and end
     #[arg(long)]
     list: bool,
@@ -53,7 +63,7 @@ struct Group {
 }
 
 /// The groups; each board works through its own in this order.
-const GROUPS: [Group; 17] = [
+const GROUPS: &[Group] = &[
     Group { board: Board::Qemu, name: "guests", run: guests::run },
     Group { board: Board::Qemu, name: "programs", run: programs::run },
     Group { board: Board::Qemu, name: "linux", run: linux::run },
@@ -64,6 +74,7 @@ const GROUPS: [Group; 17] = [
     Group { board: Board::Qemu, name: "serial", run: serial::run },
     Group { board: Board::Qemu, name: "bad-input", run: bad_input::run },
     Group { board: Board::Qemu, name: "preflight", run: preflight::run },
+    Group { board: Board::Qemu, name: "fuzz", run: fuzz::run },
     Group { board: Board::Pc, name: "firmware", run: firmware::run },
     Group { board: Board::Bochs, name: "guests", run: guests::run },
     Group { board: Board::Bochs, name: "programs", run: programs::run },
@@ -71,6 +82,7 @@ const GROUPS: [Group; 17] = [
     Group { board: Board::Bochs, name: "sessions", run: sessions::run },
     Group { board: Board::Bochs, name: "serial", run: serial::run },
     Group { board: Board::Bochs, name: "bad-input", run: bad_input::run },
+    Group { board: Board::Bochs, name: "fuzz", run: fuzz::run },
     Group { board: Board::Bochs, name: "linux", run: linux::run },
     Group { board: Board::Bochs, name: "smp", run: smp::run },
 ];
@@ -82,6 +94,7 @@ fn main() -> ExitCode {
         (options.board.is_empty() || options.board.contains(&group.board))
             && group.name.contains(&options.only)
     };
+    fuzz::configure(options.seed, options.exits, options.round);
     if options.list {
         for group in GROUPS.iter().filter(wanted) {
             println!("{}::{}", group.board.name(), group.name);

@@ -87,7 +87,7 @@ fn queries(rig: &Running, processors: u32) -> Result<()> {
             ensure!(cpu["CPU"] == number && cpu["thread_id"] == number + 1, "{cpu}");
             ensure!(cpu["current"] == (number == 0), "{cpu}");
             // Linux, or its user, in the upper or the lower half.
-            ensure!(cpu["pc"].as_i64().is_some_and(|pc| pc < 0 || pc > 0x1000), "{cpu}");
+            ensure!(cpu["pc"].as_i64().is_some_and(|pc| !(0..=0x1000).contains(&pc)), "{cpu}");
         }
         client.execute(command, json!({}))?;
     }

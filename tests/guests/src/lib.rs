@@ -12,6 +12,7 @@ pub mod boot;
 pub mod cases;
 pub mod console;
 pub mod cpu;
+pub mod fuzz;
 pub mod mem;
 pub mod power;
 pub mod report;

@@ -4,7 +4,6 @@ use monovisor_arch::{IoExit, MemoryExit, Vcpu};
 use monovisor_insn::{self as insn, Bus, Outcome, Ports};
 
 use super::{Halt, Machine, Step};
-use crate::policy::breakpoint;
 use crate::shared::{Devices, Shared};
 
 /// The devices as the emulator sees them; each access takes the device lock.
@@ -85,12 +84,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     pub(super) fn string_io(&mut self, io: &IoExit) -> Step {
         let mut accesses = self.accesses();
         match insn::string_io(&mut self.vcpu, self.ram, &mut accesses, io) {
-            Ok(_) => {
-                if self.vcpu.debug_control() & breakpoint::ENABLED != 0 {
-                    self.look_for_io_breakpoint(io);
-                }
-                accesses.step()
-            }
+            Ok(_) => accesses.step(),
             Err(outcome) => self.emulation_failed(outcome, None),
         }
     }

@@ -1,0 +1,261 @@
+//! A hostile guest: a million exits and more of abuse, while the monitor answers and the host does not falter.
+//!
+//! The guest (`tests/guests/src/fuzz`) plays rounds of a seed. It may end itself: by a reset, by going off, by hanging,
+//! or by what is documented as not emulated. Then it is started anew behind that round. What it may not do is stop the
+//! monitor from answering, make the host fault, or stop itself for a reason that is not documented.
+
+use crate::report::Report;
+use crate::rig::{self, Running, member, words};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use xtask::board::Board;
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Where the random numbers come from.
+    pub seed: u64,
+    /// Exits on each board.
+    pub exits: u64,
+    /// The round to begin with.
+    pub round: u64,
+}
+
+/// Exits on each board where nothing else is asked for.
+pub const EXITS: u64 = 1_000_000;
+
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+/// Takes over what the command line asks for; a seed of its own where it names none.
+pub fn configure(seed: Option<u64>, exits: Option<u64>, round: u64) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seed = seed.unwrap_or(now.as_secs());
+    let _ = SETTINGS.set(Settings { seed, exits: exits.unwrap_or(EXITS), round });
+}
+
+/// How often the monitor is asked.
+const POLL: Duration = Duration::from_millis(500);
+
+/// A guest that has said nothing for so long hangs; on Bochs three times that.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Rounds may end badly, but most must be played: so many in a hundred at least.
+const PLAYED: u64 = 80;
+
+/// Reasons for `internal-error` that are documented: what no PC's software does and Monovisor does not emulate.
+const DOCUMENTED: [&str; 2] = ["cannot be emulated", "used a hardware task switch"];
+
+/// Bytes of the disk.
+const DISK: usize = 256 << 10;
+
+/// Devices that the guest abuses besides those of every PC.
+const DEVICES: &str = "-drive file=disk.img,format=raw,if=virtio,snapshot=on \
+                       -drive file=disk.img,format=raw,if=none,id=d1,readonly=on \
+                       -device virtio-blk-pci,drive=d1,num-queues=2 -device pc-testdev";
+
+/// Lines of the guest's that are kept for messages.
+const RECENT: usize = 8;
+
+/// On QEMU this is one, too: its TCG loads registers with what a processor raises #GP for, and its VMRUN then refuses it.
+const LAX: &str = "the processor refused to enter the guest";
+
+/// What came of it.
+#[derive(Default)]
+struct Outcome {
+    exits: u64,
+    rounds: u64,
+    traps: u64,
+    resets: u64,
+    off: u64,
+    unemulated: u64,
+    hangs: u64,
+    answers: u64,
+    slowest: Duration,
+}
+
+/// Runs the group.
+pub fn run(board: Board, report: &Report) -> Result<()> {
+    let settings = *SETTINGS.get().context("no settings")?;
+    println!("fuzz on {}: seed {}", board.name(), settings.seed);
+    report.check(board, "fuzz::hostile guest", || {
+        play(board, settings).with_context(|| format!("seed {}", settings.seed))
+    });
+    Ok(())
+}
+
+fn play(board: Board, settings: Settings) -> Result<()> {
+    let kernel = rig::guest("fuzz")?;
+    let mut options = words("-m 64 -no-shutdown -name fuzz -kernel fuzz");
+    if board == Board::Qemu {
+        options.extend(words("-append quirks=tcg"));
+    }
+    // Whatever can be plugged in.
+    let directory = xtask::paths::cache("boot-tests")?;
+    let disk = directory.join(format!("{}-fuzz.img", board.name()));
+    std::fs::write(&disk, vec![0x5a; DISK])?;
+    options.extend(words(DEVICES));
+    let rig =
+        rig::describe(board, "fuzz", options, vec![member("fuzz", &kernel), member("disk.img", &disk)])?;
+    let mut driver = Driver {
+        rig: Running::start(&rig)?,
+        settings,
+        next: settings.round,
+        outcome: Outcome::default(),
+        heard: String::new(),
+        recent: Vec::new(),
+    };
+    let start = Instant::now();
+    let played = driver.play();
+    let Outcome { exits, rounds, traps, resets, off, unemulated, hangs, answers, slowest } = driver.outcome;
+    println!(
+        "fuzz on {}: seed {}: {exits} exits in {rounds} rounds, {traps} traps, {:.0} s; {resets} resets, {off} times \
+         off, {unemulated} times not emulated, {hangs} hangs; {answers} answers, the slowest after {:.2} s",
+        board.name(),
+        settings.seed,
+        start.elapsed().as_secs_f64(),
+        slowest.as_secs_f64()
+    );
+    played.with_context(|| format!("in round {} or behind it", driver.next))?;
+    driver.host_is_well()?;
+    let tried = driver.next - settings.round;
+    ensure!(rounds * 100 >= tried * PLAYED, "only {rounds} of {tried} rounds were played to their end");
+    driver.rig.quit()
+}
+
+/// Who drives the guest, and looks after it.
+struct Driver {
+    rig: Running,
+    settings: Settings,
+    /// The round that is played now.
+    next: u64,
+    outcome: Outcome,
+    /// The end of what the console said, not looked through yet.
+    heard: String,
+    /// The latest lines, for messages.
+    recent: Vec<String>,
+}
+
+impl Driver {
+    fn play(&mut self) -> Result<()> {
+        let board = self.rig.board;
+        let mut client = self.rig.qmp()?;
+        let mut progress = Instant::now();
+        let mut started = false;
+        let silence = SILENCE * if board == Board::Bochs { 3 } else { 1 };
+        while self.outcome.exits < self.settings.exits {
+            let end = Instant::now() + POLL;
+            while Instant::now() < end {
+                let fresh = self.rig.console.read(POLL / 5);
+                self.heard.push_str(&fresh);
+                if self.listen(&mut started)? {
+                    progress = Instant::now();
+                }
+            }
+            let asked = Instant::now();
+            let status = client.execute("query-status", json!({})).context("the monitor is silent")?;
+            self.outcome.answers += 1;
+            self.outcome.slowest = self.outcome.slowest.max(asked.elapsed());
+            client.events.clear();
+            match status["status"].as_str().unwrap_or_default() {
+                "running" if progress.elapsed() < silence => continue,
+                "running" => {
+                    self.outcome.hangs += 1;
+                    self.note("hangs");
+                }
+                "shutdown" => self.outcome.off += 1,
+                "internal-error" => {
+                    self.outcome.unemulated += 1;
+                    self.was_documented()?;
+                }
+                other => bail!("status {other:?}"),
+            }
+            client.execute("system_reset", json!({}))?;
+            if status["status"] != "running" {
+                client.execute("cont", json!({}))?;
+            }
+            progress = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Looks for what the guest has said; true when there was something.
+    fn listen(&mut self, started: &mut bool) -> Result<bool> {
+        let mut something = false;
+        while let Some(end) = self.heard.find('\n') {
+            let line: String = self.heard.drain(..=end).collect();
+            self.recent.push(line.trim().to_owned());
+            if self.recent.len() > RECENT {
+                self.recent.remove(0);
+            }
+            let line = line.trim();
+            if line.ends_with("READY") {
+                // It has started: behind the round that ended it, if one did.
+                if *started {
+                    self.outcome.resets += 1;
+                    self.next += 1;
+                }
+                *started = true;
+                let line = format!("\n{} {} {}\n", self.settings.seed, self.next, u32::MAX);
+                self.rig.console.send(&line)?;
+                something = true;
+            } else if line.starts_with("FAIL") || line.starts_with("LOST") {
+                // The guest's own failure is not the machine's, but it is to be seen.
+                println!("fuzz on {}: round {}: {line}", self.rig.board.name(), self.next);
+            } else if let Some(at) = line.find("ROUND ") {
+                let mut numbers = line[at + 6..].split(' ');
+                let mut number = || numbers.next()?.parse::<u64>().ok();
+                if let (Some(round), Some(exits), Some(traps)) = (number(), number(), number())
+                    && numbers.next() == Some("END")
+                {
+                    ensure!(round >= self.next, "round {round} after round {}", self.next);
+                    self.next = round + 1;
+                    self.outcome.rounds += 1;
+                    self.outcome.exits += exits;
+                    self.outcome.traps += traps;
+                    something = true;
+                }
+            }
+        }
+        // A guest may fill its console with lines that never end.
+        if self.heard.len() > 1 << 16 {
+            self.heard.clear();
+        }
+        Ok(something)
+    }
+
+    /// A line for whoever looks for the reason; `trace` on the guest's command line has it name each step.
+    fn note(&self, what: &str) {
+        println!("fuzz on {}: round {} {what}; it said {:?}", self.rig.board.name(), self.next, self.said());
+    }
+
+    /// The end of what the guest said.
+    fn said(&self) -> String {
+        format!("{} | {}", self.recent.join(" | "), self.heard)
+    }
+
+    /// The guest was stopped: the log must say that it was for a documented reason.
+    fn was_documented(&self) -> Result<()> {
+        let log = self.rig.log();
+        let last = log.lines().rev().find(|line| line.contains("guest")).unwrap_or_default();
+        let lax = self.rig.board == Board::Qemu && last.contains(LAX);
+        ensure!(
+            lax || DOCUMENTED.iter().any(|reason| last.contains(reason)),
+            "the guest was stopped for a reason that is not documented: {last}; it said {:?}; {}",
+            self.said(),
+            self.rig.tail()
+        );
+        Ok(())
+    }
+
+    /// Nothing on the log says that the host itself was in trouble.
+    fn host_is_well(&self) -> Result<()> {
+        let log = self.rig.log();
+        let bad = ["host exception", "panic", "guard page", "machine check"];
+        match log.lines().find(|line| bad.iter().any(|word| line.contains(word))) {
+            None => Ok(()),
+            Some(line) => bail!("on the log: {line}; {}", self.rig.tail()),
+        }
+    }
+}
