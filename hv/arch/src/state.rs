@@ -325,6 +325,13 @@ pub trait Vcpu: VcpuState {
     /// Sets the debug registers.
     fn set_debug_registers(&mut self, values: [u64; 6]);
 
+    /// DR7 alone.
+    fn debug_control(&self) -> u64;
+
+    /// An instruction that was carried out in software has met these breakpoints (bits 3:0 of DR6): #DB comes behind it,
+    /// as the trap of a single step would. To be called after `set_rip`.
+    fn breakpoints_met(&mut self, breakpoints: u64);
+
     /// Drops every cached translation of this processor at the next entry.
     fn flush_tlb(&mut self);
 

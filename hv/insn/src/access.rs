@@ -140,6 +140,12 @@ impl<'a, C: VcpuState + ?Sized, M: GuestMemory> Context<'a, C, M> {
         }
     }
 
+    /// One iteration of a repeated instruction is done, RIP stays: with RFLAGS.TF set, a single step.
+    pub fn step(&mut self) {
+        let rip = self.cpu.rip();
+        self.cpu.set_rip(rip);
+    }
+
     /// Moves RIP behind the instruction and ends RF's one instruction of effect (SDM vol. 3, 17.3.1.1).
     pub fn retire(&mut self, instruction: &Instruction) {
         let next = self.cpu.rip().wrapping_add(u64::from(instruction.length));

@@ -1,6 +1,6 @@
 //! MOVS, CMPS, STOS, LODS and SCAS with their repeat prefixes.
 
-use monovisor_arch::state::bits::{RFLAGS_DF, RFLAGS_ZF};
+use monovisor_arch::state::bits::{RFLAGS_DF, RFLAGS_TF, RFLAGS_ZF};
 use monovisor_arch::{Gpr, GuestMemory, SegmentName, VcpuState};
 
 use crate::access::mask;
@@ -20,7 +20,9 @@ pub(crate) fn run<C: VcpuState + ?Sized, M: GuestMemory, B: Bus>(
     let instruction = emulator.instruction;
     let repeated = instruction.repeat != Repeat::No;
     let width = instruction.address_size;
-    for _ in 0..ITERATIONS {
+    // Single-stepped, it traps after each iteration (SDM vol. 3, 18.3.1.4).
+    let stepped = emulator.context.cpu.rflags() & RFLAGS_TF != 0;
+    for _ in 0..if stepped { 1 } else { ITERATIONS } {
         let count = emulator.register(Gpr::Rcx as u8, width);
         if repeated && count == 0 {
             break;
@@ -42,6 +44,8 @@ pub(crate) fn run<C: VcpuState + ?Sized, M: GuestMemory, B: Bus>(
     }
     if !repeated || emulator.register(Gpr::Rcx as u8, width) == 0 {
         emulator.context.retire(&instruction);
+    } else if stepped {
+        emulator.context.step();
     }
     Ok(())
 }

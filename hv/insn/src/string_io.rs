@@ -1,6 +1,6 @@
 //! INS and OUTS: a port on one side, guest memory on the other.
 
-use monovisor_arch::state::bits::RFLAGS_DF;
+use monovisor_arch::state::bits::{RFLAGS_DF, RFLAGS_TF};
 use monovisor_arch::{Gpr, GuestMemory, IoExit, SegmentName, VcpuState};
 
 use crate::access::{Context, mask};
@@ -50,7 +50,9 @@ pub fn string_io(
         return finish(&mut context, &instruction);
     }
     let down = context.cpu.rflags() & RFLAGS_DF != 0;
-    let mut left = CHUNK / usize::from(size);
+    // Single-stepped, it traps after each element (SDM vol. 3, 18.3.1.4).
+    let stepped = context.cpu.rflags() & RFLAGS_TF != 0;
+    let mut left = if stepped { 1 } else { CHUNK / usize::from(size) };
     while count != 0 && left != 0 {
         let offset = context.cpu.gpr(pointer) & registers;
         let linear = context.linear(segment, offset, u64::from(size), intent)?;
@@ -73,7 +75,13 @@ pub fn string_io(
             context.cpu.set_gpr(Gpr::Rcx, advanced(value, moved.wrapping_neg(), width));
         }
     }
-    if count == 0 { finish(&mut context, &instruction) } else { Ok(false) }
+    if count == 0 {
+        return finish(&mut context, &instruction);
+    }
+    if stepped {
+        context.step();
+    }
+    Ok(false)
 }
 
 /// Moves `batch` elements upwards from `linear`; they are in one page if there are several. Returns how many.

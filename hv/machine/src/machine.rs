@@ -250,6 +250,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     /// This processor back to power-up.
     pub fn reset(&mut self) {
         self.vcpu.reset();
+        self.cpuid.set_apic(true, &host_cpuid);
         self.msrs = Msrs::new(self.intel);
         self.activity = if self.index == 0 { Activity::Running } else { Activity::WaitForStartUp };
         self.window = false;
@@ -383,13 +384,14 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             }
             self.vcpu.set_nmi_window(pc.nmi_pending(self.index));
         }
-        if pc.quiet(self.index) {
-            if self.window {
-                self.close_window();
-            }
-            return;
+        let nmi_waits = pc.nmi_pending(self.index);
+        if !pc.quiet(self.index) {
+            self.deliver_interrupt(devices);
+        } else if self.window {
+            self.close_window();
         }
-        self.deliver_interrupt(devices);
+        // The window for an NMI may stay shut while it could be taken: SVM before virtual NMIs needs IF for it.
+        self.window |= nmi_waits;
     }
 
     /// INIT or a start-up (SDM vol. 3, 9.4.4).

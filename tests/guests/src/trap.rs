@@ -171,6 +171,10 @@ extern "C" fn trap(frame: &mut Frame) {
         return record_step(frame);
     }
     LAST_TSC.store(crate::cpu::tsc(), Relaxed);
+    // SAFETY: one CPU; hooks are set while no interrupt of their vector can come.
+    if let Some(hook) = unsafe { (&raw const HOOKS[vector as usize]).read_volatile() } {
+        hook(vector);
+    }
     match vector {
         // NMI: counted, that is all.
         2 => {}
@@ -255,6 +259,17 @@ fn record_step(frame: &mut Frame) {
     if dr6 & 0xf != 0 {
         frame.rflags |= 1 << 16;
     }
+}
+
+/// What a case wants to do in the handler of a vector, before its EOI.
+pub type Hook = fn(u8);
+
+static mut HOOKS: [Option<Hook>; 256] = [None; 256];
+
+/// Sets or removes the hook of a vector, which must not come at this moment.
+pub fn set_hook(hook: Option<Hook>, vector: u8) {
+    // SAFETY: one CPU, and the handler of this vector is not running.
+    unsafe { (&raw mut HOOKS[vector as usize]).write_volatile(hook) };
 }
 
 /// How many times a vector was taken.

@@ -43,6 +43,7 @@ const BOOT: Target =
     target("power-on to /init, against no hypervisor", "ratio", 1.15, "Linux and QEMU/KVM: 3.5");
 const CPUID: Target = target("CPUID exit", "instructions", 400.0, "KVM: 2,943");
 const PORT: Target = target("PM timer read", "instructions", 700.0, "QEMU/KVM: 5,325");
+const TIMER: Target = target("guest timer interrupt: deadline to handler", "instructions", 2500.0, "");
 const RAM: Target = target("host RAM besides guest and store", "bytes", (4 << 20) as f64, "about 110 MiB");
 const IMAGE: Target = target("board image, code and data", "bytes", crate::budget::IMAGE as f64, "");
 const STATUS: Target = target("query-status, last byte in to first byte out", "instructions", 100_000.0, "");
@@ -64,11 +65,12 @@ pub fn main(options: Options) -> Result<u8> {
             add(ENTRY, Ok(exits.entry));
             add(CPUID, Ok(exits.cpuid));
             add(PORT, Ok(exits.pm_timer));
+            add(TIMER, Ok(exits.timer));
             add(RAM, exits.host_ram);
         }
         Err(error) => {
             let text = format!("{error:#}");
-            for target in [ENTRY, CPUID, PORT, RAM] {
+            for target in [ENTRY, CPUID, PORT, TIMER, RAM] {
                 add(target, Err(anyhow::anyhow!(text.clone())));
             }
         }

@@ -26,6 +26,8 @@ pub struct Exits {
     pub cpuid: f64,
     /// Instructions of a read of the PM timer.
     pub pm_timer: f64,
+    /// Instructions from the deadline of the guest's local APIC timer to its handler.
+    pub timer: f64,
     /// Bytes of RAM that are neither the guest's nor the store's.
     pub host_ram: Result<f64>,
 }
@@ -58,6 +60,7 @@ pub fn exits(image: &Path) -> Result<Exits> {
         entry: before + first,
         cpuid: figure(&text, "cpuid")?,
         pm_timer: figure(&text, "pm-timer")?,
+        timer: figure(&text, "timer")?,
         host_ram: word_before(&log, " bytes of RAM for Monovisor itself")
             .context("the log does not say how much RAM Monovisor takes"),
     })

@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use monovisor_arch::state::bits::*;
 use monovisor_arch::{
-    Control, DescriptorTable, Event, EventKind, Exit, Gpr, Segment, SegmentName, Vcpu, VcpuState,
+    Control, DescriptorTable, Event, EventKind, Exit, Gpr, Segment, SegmentName, Vcpu, VcpuState, vector,
 };
 use x86_64::registers::model_specific::Msr;
 
@@ -217,6 +217,21 @@ impl Vcpu for Svm {
         save.dr6 = dr6;
         save.dr7 = dr7;
         self.touch(clean::DEBUG);
+    }
+
+    #[inline]
+    fn debug_control(&self) -> u64 {
+        self.save().dr7
+    }
+
+    fn breakpoints_met(&mut self, breakpoints: u64) {
+        self.save_mut().dr6 |= breakpoints & 0xf;
+        self.touch(clean::DEBUG);
+        // One trap for both where a single step is due as well.
+        let trap = Event::exception(vector::DB);
+        if self.queue.pending() != Some(trap) {
+            self.inject(trap);
+        }
     }
 
     fn flush_tlb(&mut self) {

@@ -473,6 +473,18 @@ impl Vcpu for Vmx {
         self.vmcs.write(Field::GUEST_DR7, control & DR7_DEFINED | DR7_FIXED);
     }
 
+    fn debug_control(&self) -> u64 {
+        self.vmcs.read(Field::GUEST_DR7)
+    }
+
+    fn breakpoints_met(&mut self, breakpoints: u64) {
+        /// Pending debug exceptions: at least one breakpoint that was met is enabled (SDM vol. 3, table 25-4).
+        const ENABLED_BREAKPOINT: u64 = 1 << 12;
+        let pending = self.vmcs.read(Field::GUEST_PENDING_DEBUG);
+        self.vmcs.write(Field::GUEST_PENDING_DEBUG, pending | breakpoints & 0xf | ENABLED_BREAKPOINT);
+        self.step_due = true;
+    }
+
     fn flush_tlb(&mut self) {
         self.flush_physical = true;
     }

@@ -4,6 +4,7 @@ use monovisor_arch::{IoExit, MemoryExit, Vcpu};
 use monovisor_insn::{self as insn, Bus, Outcome, Ports};
 
 use super::{Halt, Machine, Step};
+use crate::policy::breakpoint;
 use crate::shared::{Devices, Shared};
 
 /// The devices as the emulator sees them; each access takes the device lock.
@@ -84,7 +85,12 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     pub(super) fn string_io(&mut self, io: &IoExit) -> Step {
         let mut accesses = self.accesses();
         match insn::string_io(&mut self.vcpu, self.ram, &mut accesses, io) {
-            Ok(_) => accesses.step(),
+            Ok(_) => {
+                if self.vcpu.debug_control() & breakpoint::ENABLED != 0 {
+                    self.look_for_io_breakpoint(io);
+                }
+                accesses.step()
+            }
             Err(outcome) => self.emulation_failed(outcome, None),
         }
     }

@@ -10,6 +10,7 @@ use monovisor_devices::Pc;
 use monovisor_insn::{self as insn, Encoding};
 
 use super::{Activity, Halt, Machine, Step};
+use crate::policy::breakpoint;
 use crate::policy::cpuid::{self, Leaf};
 
 /// One CPUID of the host.
@@ -144,9 +145,27 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             })
         };
         // Both vendors give the next RIP of an I/O instruction; there is no one encoding to expect.
-        match self.advance(None) {
+        let step = self.advance(None);
+        if self.vcpu.debug_control() & breakpoint::ENABLED != 0 {
+            self.look_for_io_breakpoint(&io);
+        }
+        match step {
             Step::Continue if request => Step::Request,
             step => step,
+        }
+    }
+
+    /// The processor leaves before it has looked for a breakpoint on the port (SDM vol. 3, 26.4.2: the trap comes behind the
+    /// instruction, which has not been run).
+    #[cold]
+    #[inline(never)]
+    pub(super) fn look_for_io_breakpoint(&mut self, io: &IoExit) {
+        if self.vcpu.control().cr4 & bits::CR4_DE == 0 {
+            return;
+        }
+        let met = breakpoint::on_port(&self.vcpu.debug_registers(), io.port, io.size);
+        if met != 0 {
+            self.vcpu.breakpoints_met(met);
         }
     }
 
@@ -206,7 +225,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
 
     fn halt(&mut self) -> Step {
         match self.advance(Some(Encoding::HLT)) {
-            // The single-step trap behind it is due at once, and ends the halt (SDM vol. 3, 18.3.1.4).
+            // A single-step trap behind HLT ends it at once.
             Step::Continue if self.vcpu.rflags() & bits::RFLAGS_TF != 0 => Step::Continue,
             Step::Continue => {
                 self.activity = Activity::Halted;

@@ -7,13 +7,15 @@ use monovisor_devices::Pc;
 use monovisor_devices::kvmclock::KvmClock;
 use monovisor_host::timer;
 
-use super::Machine;
+use super::{Machine, host_cpuid};
 use crate::policy::features;
 use crate::policy::msr::Refused;
 use crate::policy::words::Word;
 
 const IA32_TSC: u32 = 0x10;
 const IA32_APIC_BASE: u32 = 0x1b;
+/// APIC_BASE.EN: the local APIC is there.
+const APIC_BASE_ENABLE: u64 = 1 << 11;
 /// APIC_BASE.EXTD: x2APIC mode.
 const APIC_BASE_EXTD: u64 = 1 << 10;
 const IA32_PAT: u32 = 0x277;
@@ -61,6 +63,9 @@ impl<V: Vcpu + ?Sized> Machine<V> {
                     devices.pc.apic_msr_write(vcpu, index, value, now).map_err(|_| Refused)?;
                     Ok(devices.pc.cr8(vcpu))
                 })?;
+                if index == IA32_APIC_BASE {
+                    self.cpuid.set_apic(value & APIC_BASE_ENABLE != 0, &host_cpuid);
+                }
                 self.store_task_priority(cr8);
                 Ok(())
             }

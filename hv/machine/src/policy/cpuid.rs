@@ -79,6 +79,15 @@ impl Cpuid {
         Self { context, ready }
     }
 
+    /// The guest has switched its local APIC off or on: while it is off, CPUID has none (SDM vol. 3, 11.4.3).
+    pub fn set_apic(&mut self, on: bool, host: &dyn Fn(u32, u32) -> Leaf) {
+        const APIC: u32 = 9;
+        if self.context.features.has(Word::Edx1, APIC) != on {
+            self.context.features.set(Word::Edx1, APIC, on);
+            *self = Self::new(self.context, host);
+        }
+    }
+
     /// A leaf that is always the same; `None` leaves it to [`leaf`].
     #[inline]
     pub fn ready(&self, number: u32) -> Option<&Leaf> {
@@ -391,6 +400,20 @@ mod tests {
         assert_eq!(leaf(0xb, 0, &context, &everything).edx, 3);
         assert_eq!(leaf(0xb, 1, &context, &everything), Leaf { eax: 2, ebx: 4, ecx: 0x201, edx: 3 });
         assert_eq!(leaf(0x8000_001e, 0, &context, &everything).eax, 3);
+    }
+
+    #[test]
+    fn there_is_no_apic_while_it_is_off() {
+        let mut cpuid = Cpuid::new(context(), &everything);
+        let apic = |cpuid: &Cpuid| {
+            let one = leaf(1, 0, &cpuid.context, &everything);
+            (one.edx >> 9 & 1, cpuid.ready(0x8000_0001).map(|leaf| leaf.edx >> 9 & 1))
+        };
+        assert_eq!(apic(&cpuid), (1, Some(1)));
+        cpuid.set_apic(false, &everything);
+        assert_eq!(apic(&cpuid), (0, Some(0)));
+        cpuid.set_apic(true, &everything);
+        assert_eq!(apic(&cpuid), (1, Some(1)));
     }
 
     #[test]

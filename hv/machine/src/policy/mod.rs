@@ -1,5 +1,6 @@
 //! What the virtual processor is: CPUID leaves and MSRs, the same for VMX and SVM.
 
+pub mod breakpoint;
 pub mod cpuid;
 pub mod features;
 pub mod model;

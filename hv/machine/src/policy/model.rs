@@ -214,6 +214,12 @@ impl Features {
         self.0[word as usize]
     }
 
+    /// Sets or clears one feature.
+    pub const fn set(&mut self, word: Word, bit: u32, on: bool) {
+        let mask = 1 << bit;
+        self.0[word as usize] = self.0[word as usize] & !mask | if on { mask } else { 0 };
+    }
+
     /// One feature.
     pub const fn has(&self, word: Word, bit: u32) -> bool {
         self.word(word) >> bit & 1 != 0

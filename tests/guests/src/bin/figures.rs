@@ -3,8 +3,8 @@
 #![no_main]
 
 use core::arch::asm;
-use monovisor_guests::cpu::tsc;
-use monovisor_guests::{boot, entry, power, println};
+use monovisor_guests::cpu::{disable_interrupts, enable_interrupts, tsc, wrmsr};
+use monovisor_guests::{apic, boot, entry, power, println, trap};
 
 entry!(main);
 
@@ -43,8 +43,34 @@ fn main() -> ! {
             unsafe { asm!("out 0x80, al", options(nomem, nostack)) };
         }),
     );
+    println!("FIGURE timer {}", timer());
     println!("FIGURE done 0");
     power::off()
+}
+
+/// From the deadline of the local APIC's timer to its handler in a guest that is busy: the mean of some rounds.
+fn timer() -> u64 {
+    const VECTOR: u8 = 0x60;
+    const TSC_DEADLINE: u32 = 0x6e0;
+    /// Far enough that the timer is set before it is due, in ticks.
+    const AHEAD: u64 = 50_000;
+    const TIMES: u64 = 100;
+    apic::enable();
+    apic::write(apic::register::LVT_TIMER, u32::from(VECTOR) | 2 << 17);
+    let mut late = 0;
+    for _ in 0..TIMES {
+        let taken = trap::count(VECTOR);
+        let deadline = tsc() + AHEAD;
+        // SAFETY: arms a timer whose vector is handled.
+        unsafe { wrmsr(TSC_DEADLINE, deadline) };
+        enable_interrupts();
+        while trap::count(VECTOR) == taken {
+            core::hint::spin_loop();
+        }
+        disable_interrupts();
+        late += trap::last_tsc().saturating_sub(deadline);
+    }
+    late / TIMES
 }
 
 fn measure(mut body: impl FnMut()) -> u64 {

@@ -4,6 +4,7 @@ pub mod boot;
 pub mod cpu;
 pub mod debug;
 pub mod exceptions;
+pub mod interrupts;
 pub mod last;
 pub mod mmio;
 pub mod paging;
