@@ -25,8 +25,8 @@ pub fn run() {
 
 /// End of the RAM that starts at 1 MiB, of `count` entries of a map that are `stride` apart: address, length, type.
 fn ram_end(map: u64, count: u64, stride: u64) -> u64 {
-    let entries = (0..count).map(|index| map + index * stride);
-    let found = entries.filter(|at| field::<u64>(*at) == MIB && field::<u32>(at + 16) == 1).next_back();
+    let mut entries = (0..count).map(|index| map + index * stride);
+    let found = entries.rfind(|at| field::<u64>(*at) == MIB && field::<u32>(at + 16) == 1);
     found.map_or(0, |at| MIB + field::<u64>(at + 8))
 }
 
