@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::time::Duration;
 use xtask::board::Board;
-use xtask::emulator::HOST_EXTRA_MIB;
+use xtask::emulator::{HOST_EXTRA_MIB, Rig};
 use xtask::guest::{self, Guest};
 use xtask::pull;
 
@@ -45,6 +45,11 @@ pub fn start(board: Board, name: &str) -> Result<Running> {
 
 /// A rig with Linux in it, and as many processors for both.
 pub fn start_with(board: Board, name: &str, processors: u32) -> Result<Running> {
+    Running::start(&describe(board, name, processors)?)
+}
+
+/// What a rig with Linux in it is made of.
+pub fn describe(board: Board, name: &str, processors: u32) -> Result<Rig> {
     let files = guest::files(Guest::Linux)?;
     let options = [
         "-m",
@@ -69,7 +74,7 @@ pub fn start_with(board: Board, name: &str, processors: u32) -> Result<Running> 
     let mut rig = rig::describe(board, name, options, members)?;
     rig.memory_mib = 256 + HOST_EXTRA_MIB;
     rig.processors = processors;
-    Running::start(&rig)
+    Ok(rig)
 }
 
 /// Types a command at the guest's shell and gives what it printed.

@@ -8,6 +8,7 @@
 mod bad_input;
 mod clients;
 mod console;
+mod disks;
 mod firmware;
 mod formats;
 mod fuzz;
@@ -67,6 +68,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Qemu, name: "guests", run: guests::run },
     Group { board: Board::Qemu, name: "programs", run: programs::run },
     Group { board: Board::Qemu, name: "linux", run: linux::run },
+    Group { board: Board::Qemu, name: "disks", run: disks::run },
     Group { board: Board::Qemu, name: "smp", run: smp::run },
     Group { board: Board::Qemu, name: "clients", run: clients::run },
     Group { board: Board::Qemu, name: "machine", run: machine::run },
@@ -84,6 +86,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Bochs, name: "bad-input", run: bad_input::run },
     Group { board: Board::Bochs, name: "fuzz", run: fuzz::run },
     Group { board: Board::Bochs, name: "linux", run: linux::run },
+    Group { board: Board::Bochs, name: "disks", run: disks::run },
     Group { board: Board::Bochs, name: "smp", run: smp::run },
 ];
 
