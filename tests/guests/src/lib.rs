@@ -17,6 +17,7 @@ pub mod mem;
 pub mod power;
 pub mod report;
 pub mod trap;
+pub mod virtio;
 
 use core::panic::PanicInfo;
 

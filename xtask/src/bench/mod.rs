@@ -44,6 +44,8 @@ const BOOT: Target =
 const CPUID: Target = target("CPUID exit", "instructions", 400.0, "KVM: 2,943");
 const PORT: Target = target("PM timer read", "instructions", 700.0, "QEMU/KVM: 5,325");
 const TIMER: Target = target("guest timer interrupt: deadline to handler", "instructions", 2500.0, "");
+const DISK: Target = target("virtio-blk, 4 KiB read, one at a time", "instructions", 15_000.0, "");
+const DISK_DEEP: Target = target("virtio-blk, 4 KiB read, 32 at once", "instructions", 5_000.0, "");
 const RAM: Target = target("host RAM besides guest and store", "bytes", (4 << 20) as f64, "about 110 MiB");
 const IMAGE: Target = target("board image, code and data", "bytes", crate::budget::IMAGE as f64, "");
 const STATUS: Target = target("query-status, last byte in to first byte out", "instructions", 100_000.0, "");
@@ -71,6 +73,18 @@ pub fn main(options: Options) -> Result<u8> {
         Err(error) => {
             let text = format!("{error:#}");
             for target in [ENTRY, CPUID, PORT, TIMER, RAM] {
+                add(target, Err(anyhow::anyhow!(text.clone())));
+            }
+        }
+    }
+    match runs::disk(&image) {
+        Ok((one, deep)) => {
+            add(DISK, Ok(one));
+            add(DISK_DEEP, Ok(deep));
+        }
+        Err(error) => {
+            let text = format!("{error:#}");
+            for target in [DISK, DISK_DEEP] {
                 add(target, Err(anyhow::anyhow!(text.clone())));
             }
         }

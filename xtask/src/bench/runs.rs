@@ -66,6 +66,28 @@ pub fn exits(image: &Path) -> Result<Exits> {
     })
 }
 
+/// Blocks of the measured disk, 4 KiB each.
+const DISK_BLOCKS: u64 = 2048;
+
+/// Measures reads of 4 KiB from an image in RAM with a driver of our own: instructions of one, alone and with 31 others.
+pub fn disk(image: &Path) -> Result<(f64, f64)> {
+    let kernel = build::freestanding("monovisor-guests", "disk")?;
+    let _progress = Progress::start("measuring a disk");
+    let mut content = vec![0; DISK_BLOCKS as usize * 4096];
+    for (number, block) in (0..DISK_BLOCKS).zip(content.chunks_mut(4096)) {
+        block[..8].copy_from_slice(&number.to_le_bytes());
+    }
+    let path = paths::cache("bench")?.join("disk.img");
+    std::fs::write(&path, content)?;
+    let members =
+        vec![Member { name: "disk".into(), path: kernel }, Member { name: "disk.img".into(), path }];
+    let options = ["-m", "256", "-no-shutdown", "-kernel", "disk", "-drive", "file=disk.img,readonly=on"];
+    let mut machine = rig(image, "disk", &options, members)?.start()?;
+    let text = read_until(&mut machine.console, "FIGURE done").with_context(|| machine.log_text())?;
+    machine.process.kill();
+    Ok((figure(&text, "blk-1")?, figure(&text, "blk-32")?))
+}
+
 /// Boots the same kernel and initramfs with Monovisor and without, from power-on to /init's first act.
 pub fn boot_ratio(image: &Path) -> Result<f64> {
     let tree = guest::linux_tree()?;
