@@ -99,6 +99,35 @@ fn sizes() {
 }
 
 #[test]
+fn processors() {
+    for (text, cpus) in [
+        ("4", 4),
+        ("cpus=2", 2),
+        ("2,maxcpus=2", 2),
+        ("cpus=2,sockets=1,cores=2,threads=1", 2),
+        ("cores=3", 3),
+        ("maxcpus=2", 2),
+        ("2,cpus=3", 3),
+    ] {
+        parse(&format!("-smp {text}"), |options| {
+            assert_eq!((options.errors.first, options.cpus), (None, cpus), "{text}")
+        });
+    }
+    for (text, says) in [
+        ("2,maxcpus=4", "'2,maxcpus=4' is not as many processors as there will be: none is added later"),
+        ("4,sockets=2", "'4,sockets=2' is not one socket whose cores have one thread each"),
+        ("4,threads=2", "'4,threads=2' is not one socket whose cores have one thread each"),
+        ("4,cores=2", "'4,cores=2' is not one socket whose cores have one thread each"),
+        ("4,dies=1", "no such property: 'dies'"),
+        ("4,5", "no such property: '5'"),
+        ("4,", "no such property: ''"),
+        ("2,cores=0", "'0' is not a number of processors from 1 to 255"),
+    ] {
+        assert_eq!(error(&format!("-smp {text}")), format!("-smp: {says}"));
+    }
+}
+
+#[test]
 fn each_error_is_one_line_that_names_its_option() {
     for (line, text) in [
         ("-bogus", "-bogus: no such option"),

@@ -283,13 +283,7 @@ impl<'a> Options<'a> {
                 let bytes = group::size(text, 20).filter(|bytes| *bytes != 0);
                 self.memory = bytes.ok_or((text, OptionProblem::Not("a size (as 256, 512M, 1G)")))?;
             }
-            Action::Cpus => {
-                let text = single(value, "cpus")?;
-                let count = number(text).and_then(|count| u8::try_from(count).ok());
-                self.cpus = count
-                    .filter(|count| *count != 0)
-                    .ok_or((text, OptionProblem::Not("a number of processors from 1 to 255")))?;
-            }
+            Action::Cpus => self.set_cpus(value)?,
             Action::Kernel => self.kernel = Some(value),
             Action::Initrd => self.initrd = Some(value),
             Action::Append => self.append = value,
@@ -309,6 +303,35 @@ impl<'a> Options<'a> {
             Action::Group(kind) => self.add_group(kind, value),
             Action::NotYet => return Err((value, OptionProblem::NotYet)),
         }
+        Ok(())
+    }
+
+    fn set_cpus(&mut self, value: &'a str) -> Result<(), (&'a str, OptionProblem)> {
+        const KEYS: [&str; 5] = ["cpus", "maxcpus", "sockets", "cores", "threads"];
+        let mut counts = [None::<u8>; KEYS.len()];
+        for (index, part) in value.split(',').enumerate() {
+            let (key, text) = match part.split_once('=') {
+                Some(pair) => pair,
+                None if index == 0 => (KEYS[0], part),
+                None => return Err((part, OptionProblem::UnknownParameter)),
+            };
+            let slot = KEYS.iter().position(|known| *known == key).and_then(|place| counts.get_mut(place));
+            let slot = slot.ok_or((key, OptionProblem::UnknownParameter))?;
+            let count = number(text).and_then(|count| u8::try_from(count).ok()).filter(|count| *count != 0);
+            *slot = Some(count.ok_or((text, OptionProblem::Not("a number of processors from 1 to 255")))?);
+        }
+        let [cpus, most, sockets, cores, threads] = counts;
+        let cpus = cpus.or(most).or(cores).unwrap_or(1);
+        if most.is_some_and(|most| most != cpus) {
+            return Err((
+                value,
+                OptionProblem::Not("as many processors as there will be: none is added later"),
+            ));
+        }
+        if (sockets.unwrap_or(1), threads.unwrap_or(1), cores.unwrap_or(cpus)) != (1, 1, cpus) {
+            return Err((value, OptionProblem::Not("one socket whose cores have one thread each")));
+        }
+        self.cpus = cpus;
         Ok(())
     }
 

@@ -120,15 +120,21 @@ pub const OPTIONS: &[OptionInfo] = &[
     ),
     option(
         "smp",
-        "[cpus=]N",
-        "virtual processors",
+        "[cpus=]N[,maxcpus=N][,sockets=1][,cores=N][,threads=1]",
+        "virtual processors: cores of one socket",
         "smp-opts",
-        &[Parameter {
-            name: "cpus",
-            kind: ParameterType::Number,
-            help: "virtual processors",
-            default: Some("1"),
-        }],
+        &[
+            Parameter {
+                name: "cpus",
+                kind: ParameterType::Number,
+                help: "virtual processors",
+                default: Some("1"),
+            },
+            parameter("sockets", ParameterType::Number, "sockets: 1"),
+            parameter("cores", ParameterType::Number, "cores of the socket: as many as processors"),
+            parameter("threads", ParameterType::Number, "threads of a core: 1"),
+            parameter("maxcpus", ParameterType::Number, "as many as processors"),
+        ],
         Action::Cpus,
     ),
     option(
