@@ -69,9 +69,14 @@ pub fn debug_exit(options: &Options<'_>) -> Option<DebugExit> {
         .and_then(|d| read_debug_exit(&d).ok())
 }
 
+/// The guest has a pc-testdev.
+pub fn has_test_device(options: &Options<'_>) -> bool {
+    options.devices().any(|device| device.driver() == TEST_DEVICE)
+}
+
 /// Adds the devices that need nothing from outside to a machine that is being made.
 pub fn add(options: &Options<'_>, pc: &mut Pc) {
-    if options.devices().any(|device| device.driver() == TEST_DEVICE) {
+    if has_test_device(options) {
         pc.add_test_device(TestDevice::new(&WINDOW));
     }
 }

@@ -11,6 +11,7 @@ use monovisor_core::schema::qom::{
 };
 use monovisor_core::{Context, Error};
 
+use crate::configure;
 use crate::hypervisor::Hypervisor;
 use crate::machine::{HAS_HPET, HAS_I8042};
 use crate::qom::{DEVICE, Machine, TYPES, Tree, Type, Value};
@@ -44,6 +45,7 @@ impl Hypervisor<'_> {
         let options = &self.launch.options;
         let (kernel, initrd) = (options.kernel.unwrap_or_default(), options.initrd.unwrap_or_default());
         let append = options.append;
+        let test_device = configure::has_test_device(options);
         let processors = self.processors() as u8;
         let mut config = None;
         if let Some(guest) = &mut self.guest {
@@ -58,6 +60,7 @@ impl Hypervisor<'_> {
             i8042: HAS_I8042,
             hpet: HAS_HPET,
             debug_exit: config.and_then(|config| config.debug_exit),
+            test_device,
         })
     }
 }

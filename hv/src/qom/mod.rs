@@ -15,7 +15,7 @@ use monovisor_devices::DebugExit;
 pub use types::Type;
 use types::{
     APIC, CONTAINER, DEBUG_EXIT, HOST_BRIDGE, HOST_CPU, HPET, IOAPIC, ISA_BRIDGE, KEYBOARD, KVM_CLOCK, PC,
-    PIC, PIT, PORT_92, POWER, RTC, SERIAL,
+    PIC, PIT, PORT_92, POWER, RTC, SERIAL, TEST_DEVICE,
 };
 pub use types::{DEVICE, TYPES};
 
@@ -47,6 +47,8 @@ pub struct Machine {
     pub hpet: bool,
     /// Its isa-debug-exit.
     pub debug_exit: Option<DebugExit>,
+    /// It has a pc-testdev.
+    pub test_device: bool,
 }
 
 /// The value of a property.
@@ -167,7 +169,7 @@ impl Tree {
     }
 
     fn devices(&mut self, parent: usize) {
-        let Machine { processors, i8042, hpet, debug_exit, .. } = self.machine;
+        let Machine { processors, i8042, hpet, debug_exit, test_device, .. } = self.machine;
         let mut number = processors;
         let mut add = |kind: &'static Type, what: What| {
             self.add(parent, Name::Device(number), kind, what);
@@ -193,6 +195,9 @@ impl Tree {
         }
         if let Some(exit) = debug_exit {
             add(&DEBUG_EXIT, What::PortRange(exit.iobase, exit.iosize));
+        }
+        if test_device {
+            add(&TEST_DEVICE, What::Nothing);
         }
     }
 
@@ -300,6 +305,7 @@ mod tests {
         i8042: true,
         hpet: true,
         debug_exit: Some(DebugExit { iobase: 0xf4, iosize: 4 }),
+        test_device: true,
     };
 
     fn get(tree: &Tree, path: &str, property: &str) -> Result<Value, String> {

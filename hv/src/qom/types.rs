@@ -66,6 +66,7 @@ types! {
         "iobase": "uint32", "irq": "uint32", "chardev": "str"
     ];
     DEBUG_EXIT = "isa-debug-exit", Some(&ISA_DEVICE), false, ["iobase": "uint32", "iosize": "uint32"];
+    TEST_DEVICE = "pc-testdev", Some(&ISA_DEVICE), false, [];
     PCI_DEVICE = "pci-device", Some(&DEVICE), true, ["addr": "int32"];
     HOST_BRIDGE = "i440FX", Some(&PCI_DEVICE), false, [];
     ISA_BRIDGE = "PIIX3", Some(&PCI_DEVICE), false, [];
