@@ -1,4 +1,4 @@
-//! Guests to run: our own demo kernel, and Debian's cloud kernel with a busybox initramfs.
+//! Guests to run: our own demo kernel, and Debian's kernels with a busybox initramfs.
 
 use crate::cpio::Archive;
 use crate::progress::Progress;
@@ -15,7 +15,19 @@ pub enum Guest {
     Demo,
     /// Debian's cloud kernel with a busybox initramfs.
     Linux,
+    /// Debian's generic kernel, which probes everything, with the same initramfs.
+    LinuxGeneric,
 }
+
+/// A package of Debian's that depends on its newest kernel of a kind, and where we keep what we take of that.
+#[derive(Clone, Copy, Debug)]
+struct Kernel {
+    package: &'static str,
+    cache: &'static str,
+}
+
+const CLOUD: Kernel = Kernel { package: "linux-image-cloud-amd64", cache: "linux" };
+const GENERIC: Kernel = Kernel { package: "linux-image-amd64", cache: "linux-generic" };
 
 /// A kernel, and what goes with it.
 #[derive(Clone, Debug)]
@@ -27,9 +39,6 @@ pub struct Files {
     /// The kernel command line.
     pub append: String,
 }
-
-/// The package that depends on the newest cloud kernel.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// Kernel modules that the guest's /init loads: the power button and the input events that it makes, and for virtio
 /// devices the transport and the drivers, each behind those that it needs.
@@ -52,8 +61,8 @@ pub fn files(guest: Guest) -> Result<Files> {
             initrd: None,
             append: String::new(),
         }),
-        Guest::Linux => {
-            let tree = debian_kernel()?;
+        Guest::Linux | Guest::LinuxGeneric => {
+            let tree = debian_kernel(if guest == Guest::Linux { CLOUD } else { GENERIC })?;
             Ok(Files {
                 kernel: tree.join("vmlinuz"),
                 initrd: Some(initramfs(&tree)?),
@@ -63,40 +72,40 @@ pub fn files(guest: Guest) -> Result<Files> {
     }
 }
 
-/// Fetches Debian's cloud kernel by package name, once; returns the directory with `vmlinuz` and `modules/`.
-fn debian_kernel() -> Result<PathBuf> {
-    let directory = paths::cache("linux")?;
+/// Fetches a kernel of Debian's by package name, once; returns the directory with `vmlinuz` and `modules/`.
+fn debian_kernel(kernel: Kernel) -> Result<PathBuf> {
+    let directory = paths::cache(kernel.cache)?;
     let module = |path: &str| directory.join("modules").join(Path::new(path).file_name().unwrap_or_default());
     if directory.join("vmlinuz").exists() && MODULES.iter().all(|path| module(path).exists()) {
         return Ok(directory);
     }
     setup::need(&["apt-get", "dpkg-deb"])?;
-    let _progress = Progress::start(format!("fetching {KERNEL_PACKAGE}"));
-    let package = match kernel_package() {
+    let _progress = Progress::start(format!("fetching {}", kernel.package));
+    let package = match kernel_package(kernel) {
         Ok(package) => package,
         Err(_) => {
             setup::refresh_package_lists()?;
-            kernel_package()?
+            kernel_package(kernel)?
         }
     };
     if let Err(error) = download(&directory, &package) {
         // The lists may be older than the archive; they are renewed once.
         setup::refresh_package_lists().with_context(|| format!("after: {error:#}"))?;
-        download(&directory, &kernel_package()?)?;
+        download(&directory, &kernel_package(kernel)?)?;
     }
     Ok(directory)
 }
 
 /// The package with the kernel itself, e.g. `linux-image-6.1.0-56-cloud-amd64`.
-fn kernel_package() -> Result<String> {
+fn kernel_package(kernel: Kernel) -> Result<String> {
     let mut command = process::command("apt-cache");
-    command.args(["depends", "--no-recommends", "--no-suggests", KERNEL_PACKAGE]);
+    command.args(["depends", "--no-recommends", "--no-suggests", kernel.package]);
     let text = process::capture(&mut command, "apt-cache", Duration::from_secs(60))?;
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
         .find(|name| name.starts_with("linux-image-"))
         .map(str::to_owned)
-        .with_context(|| format!("apt knows no kernel for {KERNEL_PACKAGE}"))
+        .with_context(|| format!("apt knows no kernel for {}", kernel.package))
 }
 
 fn download(directory: &Path, package: &str) -> Result<()> {
@@ -161,7 +170,7 @@ pub fn write_initramfs(path: &Path, tree: &Path, init: &str) -> Result<()> {
     paths::write_if_changed(path, &archive.finish())
 }
 
-/// Debian's kernel tree, for tests that make an initramfs of their own.
+/// The cloud kernel's tree, for tests that make an initramfs of their own.
 pub fn linux_tree() -> Result<PathBuf> {
-    debian_kernel()
+    debian_kernel(CLOUD)
 }

@@ -22,7 +22,7 @@ enum Subcommands {
     #[command(after_help = "\
 Examples:
   cargo xtask run                              a tiny kernel of our own, in QEMU
-  cargo xtask run --guest linux                Debian's cloud kernel to a shell
+  cargo xtask run --guest linux                Debian's cloud kernel to a shell; linux-generic the other
   cargo xtask run --board bochs --guest linux  the same on VMX (takes about a minute)
   cargo xtask run -- -S                        do not start the guest: `cargo xtask qmp cont` does
   cargo xtask run --console stdio --kernel test.elf --timeout 60 -- \\
