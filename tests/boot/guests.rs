@@ -24,7 +24,7 @@ const BOCHS_WRONG: [&str; 0] = [];
 
 /// How a case that ends the guest ends it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// A reset: RESET, and the guest starts again by itself.
     Reset,
     /// Power off: SHUTDOWN and STOP, status `shutdown`.
@@ -94,7 +94,7 @@ fn try_model(board: Board, kernel: &std::path::Path, model: &str) -> Result<()> 
 }
 
 /// Names of the cases that failed.
-fn failures(text: &str) -> BTreeSet<String> {
+pub(crate) fn failures(text: &str) -> BTreeSet<String> {
     let lines = text.lines().filter_map(|line| line.strip_prefix("FAIL "));
     lines.map(|line| line.split(": ").next().unwrap_or(line).to_owned()).collect()
 }
@@ -154,7 +154,7 @@ fn saved_memory(rig: &Running, kernel: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
-fn run_last(rig: &mut Running, name: &str, end: End) -> Result<()> {
+pub(crate) fn run_last(rig: &mut Running, name: &str, end: End) -> Result<()> {
     let board = rig.board;
     let mut client = rig.qmp()?;
     rig.console.skip();

@@ -1,5 +1,6 @@
 //! Guests with several processors.
 
+use crate::guests::{End, failures, run_last};
 use crate::linux::{nmi, powerdown, reset, shell, start_with, stop_and_cont};
 use crate::report::Report;
 use crate::rig::{self, Running, limit, member, words};
@@ -10,6 +11,7 @@ use xtask::board::Board;
 /// Runs the group.
 pub fn run(board: Board, report: &Report) -> Result<()> {
     report.check(board, "smp::more than the rig has", || too_many(board));
+    cases(board, report)?;
     for processors in if board == Board::Bochs { vec![2] } else { vec![2, 4] } {
         let mut rig = start_with(board, &format!("smp-{processors}"), processors)?;
         let name = |what: &str| format!("smp::{what} ({processors})");
@@ -45,6 +47,30 @@ fn too_many(board: Board) -> Result<()> {
     let status = rig.qmp()?.execute("query-status", json!({}))?;
     ensure!(status["status"] == "internal-error", "{status}");
     rig.quit()
+}
+
+/// Our own guest: INIT, start-up and interrupts between processors, and processors that end the guest.
+fn cases(board: Board, report: &Report) -> Result<()> {
+    let processors = if board == Board::Bochs { 2 } else { 4 };
+    let options = words(&format!("-m 64 -no-shutdown -smp {processors} -kernel cases"));
+    let mut rig = rig::describe(board, "smp-cases", options, vec![member("cases", rig::guest("cases")?)])?;
+    rig.processors = processors;
+    let mut rig = Running::start(&rig)?;
+    rig.console.expect("READY", limit(board, 20)).with_context(|| rig.tail())?;
+    report.check(board, "smp::cases", || {
+        rig.console.skip();
+        rig.console.send("smp\n")?;
+        let text = rig.console.expect("DONE", limit(board, 60)).with_context(|| rig.tail())?;
+        let failed = failures(&text);
+        ensure!(failed.is_empty() && text.matches("PASS ").count() > 20, "{text}");
+        rig.console.expect("READY", limit(board, 5))?;
+        Ok(())
+    });
+    for name in ["triple-other", "triple-other-alone"] {
+        report.check(board, &format!("smp::{name}"), || run_last(&mut rig, name, End::Reset));
+    }
+    report.check(board, "smp::quit", || rig.quit());
+    Ok(())
 }
 
 /// The counts of a row of /proc/interrupts, one a processor.

@@ -49,6 +49,16 @@ pub fn enable() {
     write(register::TPR, 0);
 }
 
+/// Software-enables the local APIC, in the mode that it is in.
+pub fn software_enable() {
+    if rdmsr(0x1b) & 1 << 10 != 0 {
+        // SAFETY: the spurious-interrupt register touches no memory.
+        unsafe { crate::cpu::wrmsr(0x80f, 0x1ff) };
+    } else {
+        enable();
+    }
+}
+
 /// EOI, in the mode that the APIC is in.
 pub fn end_of_interrupt() {
     if rdmsr(0x1b) & 1 << 10 != 0 {

@@ -102,6 +102,12 @@ pub fn disable_interrupts() {
     unsafe { asm!("cli", options(nomem, nostack)) };
 }
 
+/// Takes the interrupts that are pending.
+pub fn window() {
+    // SAFETY: as for `enable_interrupts`. The first NOP is in the shadow of STI.
+    unsafe { asm!("sti", "nop", "nop", "cli", options(nomem, nostack)) };
+}
+
 /// Waits for an interrupt with interrupts on, then turns them off again. None is lost between STI and HLT.
 pub fn wait() {
     // SAFETY: handlers run on a stack of their own and touch only atomics.

@@ -16,6 +16,7 @@ pub mod fuzz;
 pub mod mem;
 pub mod power;
 pub mod report;
+pub mod smp;
 pub mod trap;
 pub mod virtio;
 

@@ -130,6 +130,11 @@ pub fn init() {
     for vector in 0..=255 {
         set_gate(vector, gate(vector));
     }
+    load();
+}
+
+/// Loads the IDT on the processor that runs this.
+pub fn load() {
     let pointer: [u16; 5] = {
         let base = &raw const IDT as u64;
         [4095, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16]

@@ -46,6 +46,8 @@ const PORT: Target = target("PM timer read", "instructions", 700.0, "QEMU/KVM: 5
 const TIMER: Target = target("guest timer interrupt: deadline to handler", "instructions", 2500.0, "");
 const DISK: Target = target("virtio-blk, 4 KiB read, one at a time", "instructions", 15_000.0, "");
 const DISK_DEEP: Target = target("virtio-blk, 4 KiB read, 32 at once", "instructions", 5_000.0, "");
+const IPI: Target = target("interrupt between processors, send to handler", "instructions", 5_000.0, "");
+const IPI_WAKE: Target = target("the same, to a processor that halts", "instructions", 5_000.0, "");
 const RAM: Target = target("host RAM besides guest and store", "bytes", (4 << 20) as f64, "about 110 MiB");
 const IMAGE: Target = target("board image, code and data", "bytes", crate::budget::IMAGE as f64, "");
 const STATUS: Target = target("query-status, last byte in to first byte out", "instructions", 100_000.0, "");
@@ -88,6 +90,13 @@ pub fn main(options: Options) -> Result<u8> {
                 add(target, Err(anyhow::anyhow!(text.clone())));
             }
         }
+    }
+    match runs::between_processors(&image) {
+        Ok((running, halted)) => {
+            add(IPI, Ok(running));
+            add(IPI_WAKE, Ok(halted));
+        }
+        Err(error) => add(IPI, Err(error)),
     }
     add(BOOT, runs::boot_ratio(&image));
     add(STATUS, latency::query_status(&image));

@@ -88,6 +88,20 @@ pub fn disk(image: &Path) -> Result<(f64, f64)> {
     Ok((figure(&text, "blk-1")?, figure(&text, "blk-32")?))
 }
 
+/// Measures interrupts between two processors: to one that runs, and to one that halts.
+pub fn between_processors(image: &Path) -> Result<(f64, f64)> {
+    let kernel = build::freestanding("monovisor-guests", "figures")?;
+    let _progress = Progress::start("measuring interrupts between processors");
+    let member = Member { name: "figures".into(), path: kernel };
+    let options = ["-m", "256", "-smp", "2", "-no-shutdown", "-kernel", "figures"];
+    let mut rig = rig(image, "processors", &options, vec![member])?;
+    rig.processors = 2;
+    let mut machine = rig.start()?;
+    let text = read_until(&mut machine.console, "FIGURE done").with_context(|| machine.log_text())?;
+    machine.process.kill();
+    Ok((figure(&text, "ipi-running")?, figure(&text, "ipi-halted")?))
+}
+
 /// Boots the same kernel and initramfs with Monovisor and without, from power-on to /init's first act.
 pub fn boot_ratio(image: &Path) -> Result<f64> {
     let tree = guest::linux_tree()?;

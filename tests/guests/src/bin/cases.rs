@@ -1,5 +1,5 @@
 //! Cases for each exit reason and instruction form. What is to be run is read from the console, one name a line:
-//! a suite (`cpu`, `debug`, `interrupts`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `all`; `boot`; `testdev`, which takes that
+//! a suite (`cpu`, `debug`, `interrupts`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `smp`, `all`; `boot`; `testdev`, which takes that
 //! device), or one of the ways to end or to misbehave (see `cases::last`). `run=NAME` on the command line runs that one
 //! and powers off; with `exit=VALUE` it ends by isa-debug-exit instead, `exit=failed` with the number of cases that failed.
 #![no_std]
@@ -40,6 +40,7 @@ fn run(name: &str) {
         "ports" => cases::ports::run(),
         "mmio" => cases::mmio::run(),
         "time" => cases::time::run(),
+        "smp" => cases::smp::run(),
         "all" => {
             cases::cpu::run();
             cases::debug::run();
@@ -49,6 +50,7 @@ fn run(name: &str) {
             cases::ports::run();
             cases::mmio::run();
             cases::time::run();
+            cases::smp::run();
         }
         other => cases::last::run(other),
     }

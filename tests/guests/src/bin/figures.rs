@@ -4,7 +4,7 @@
 
 use core::arch::asm;
 use monovisor_guests::cpu::{disable_interrupts, enable_interrupts, tsc, wrmsr};
-use monovisor_guests::{apic, boot, entry, power, println, trap};
+use monovisor_guests::{apic, boot, cpu, entry, power, println, smp, trap};
 
 entry!(main);
 
@@ -44,6 +44,7 @@ fn main() -> ! {
         }),
     );
     println!("FIGURE timer {}", timer());
+    between_processors();
     println!("FIGURE done 0");
     power::off()
 }
@@ -81,4 +82,56 @@ fn measure(mut body: impl FnMut()) -> u64 {
         body();
     }
     tsc() - start
+}
+
+/// Rounds of interrupts between processors.
+const MESSAGES: u64 = 200;
+/// Their vector.
+const VECTOR: u8 = 0x60;
+
+/// From the instruction that sends an interrupt to the handler on another processor, which runs and which halts.
+fn between_processors() {
+    if smp::count() < 2 {
+        return;
+    }
+    cpu::disable_interrupts();
+    apic::init_pic(0xffff);
+    apic::enable();
+    // As Linux has it under a hypervisor: x2APIC mode.
+    // SAFETY: the local APIC stays at its place, and this kernel uses no other way to it from here on.
+    unsafe { cpu::wrmsr(0x1b, cpu::rdmsr(0x1b) | 1 << 10) };
+    apic::software_enable();
+    for (name, main) in [("ipi-running", run_on as fn(usize) -> !), ("ipi-halted", halt_on)] {
+        if !smp::start(1, main) {
+            println!("FIGURE {name} failed");
+            continue;
+        }
+        let mut ticks = 0;
+        for _ in 0..MESSAGES {
+            // It is to be where it waits.
+            smp::pause_ticks(20_000);
+            let before = trap::count(VECTOR);
+            let start = tsc();
+            smp::send(1, 1 << 14 | u32::from(VECTOR));
+            smp::wait_until(|| trap::count(VECTOR) != before);
+            smp::pause_ticks(1_000);
+            ticks += trap::last_tsc() - start;
+        }
+        println!("FIGURE {name} {}", ticks / MESSAGES);
+    }
+}
+
+/// A processor that runs, interrupts on.
+fn run_on(_: usize) -> ! {
+    cpu::enable_interrupts();
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+/// A processor that halts between interrupts.
+fn halt_on(_: usize) -> ! {
+    loop {
+        cpu::wait();
+    }
 }

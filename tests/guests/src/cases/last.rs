@@ -17,6 +17,18 @@ pub fn run(name: &str) {
             power::halt()
         }
         "triple" => power::triple_fault(),
+        // The same on another processor, while this one runs and while it waits.
+        "triple-other" | "triple-other-alone" => {
+            crate::cpu::disable_interrupts();
+            crate::apic::enable();
+            crate::smp::start(1, |_| power::triple_fault());
+            if name == "triple-other" {
+                loop {
+                    core::hint::spin_loop();
+                }
+            }
+            power::halt()
+        }
         "halt" => power::halt(),
         "spin" => loop {
             core::hint::spin_loop();

@@ -9,5 +9,6 @@ pub mod last;
 pub mod mmio;
 pub mod paging;
 pub mod ports;
+pub mod smp;
 pub mod testdev;
 pub mod time;
