@@ -214,9 +214,11 @@ impl Pc {
 
     /// Has the processors look that the 8259's interrupts go to.
     fn call_external(&mut self) {
+        if !self.pic_output {
+            return;
+        }
         for vcpu in 0..self.apics.count() {
-            if self.pic_output
-                && self.routes_external(vcpu)
+            if self.routes_external(vcpu)
                 && let Some(apic) = self.apics.get_mut(vcpu)
             {
                 apic.call();
@@ -247,6 +249,8 @@ impl Pc {
             self.ioapic.end(vector);
             self.settle();
         }
+        // LINT0 may have been opened to what the 8259 has.
+        self.call_external();
     }
 
     /// Delivers a message-signalled interrupt.

@@ -185,6 +185,8 @@ pub struct LocalApic {
     ended: Option<u8>,
     /// Something has changed that the processor has to look at.
     attention: bool,
+    /// The deadline that it was last told to look at.
+    told_deadline: Option<u64>,
 }
 
 impl LocalApic {
@@ -224,6 +226,7 @@ impl LocalApic {
             command_shorthand: 0,
             ended: None,
             attention: false,
+            told_deadline: None,
         }
     }
 
@@ -424,6 +427,16 @@ impl LocalApic {
     #[inline]
     pub fn take_ended(&mut self) -> Option<u8> {
         self.ended.take()
+    }
+
+    /// After an access of the processor's own: has it look where there is something to look at, for an interrupt that waits
+    /// may come through now, and a timer that was set needs the physical one.
+    #[inline]
+    pub fn settle(&mut self) {
+        if self.requests.used != 0 || self.timer_deadline != self.told_deadline {
+            self.told_deadline = self.timer_deadline;
+            self.attention = true;
+        }
     }
 
     /// Has the processor look at its interrupts.

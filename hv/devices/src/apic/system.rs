@@ -70,8 +70,7 @@ impl LocalApics {
     #[inline]
     pub fn settle(&mut self, vcpu: usize) -> Option<u8> {
         let apic = self.get_mut(vcpu)?;
-        // Its priorities or its timer may have changed.
-        apic.call();
+        apic.settle();
         let x2apic = apic.x2apic();
         let ended = apic.take_ended();
         if let Some((message, shorthand)) = apic.take_command() {
