@@ -230,6 +230,8 @@ fn model<E>(options: &Options<'static>, (invpcid, rdtscp): (bool, bool)) -> Resu
 /// A guest's first processor, and the tables that its RAM is mapped by.
 type Made<P> = (Machine<P>, Tables<'static, <P as Processor>::Format>);
 
+// Not part of its caller's frame, which stays on the stack for good: what is built here and moved to its place is large.
+#[inline(never)]
 fn make<P: Processor + 'static>(
     launch: &Launch,
     console: Option<Uart>,
@@ -338,6 +340,7 @@ static REFUSED: AtomicUsize = AtomicUsize::new(0);
 const READY_LIMIT_US: u64 = 1_000_000;
 
 /// Starts the processors beside the first, each with its own part of the guest; they wait for orders.
+#[inline(never)]
 fn start_others<P: Processor + 'static>(asked: u8, plan: Plan) -> Result<(), MakeError<P::Error>>
 where
     Machine<P>: Run,
@@ -384,6 +387,7 @@ where
 }
 
 /// The hardware's part of a virtual processor on a processor beside the first. An error without words: no memory.
+#[inline(never)]
 fn make_other<P: Processor + 'static>(settings: &Settings) -> Result<P, Option<P::Error>> {
     // Some processors take their structures below 4 GiB only.
     let range = frames::carve_below(size_of::<P::Memory>() as u64, 4096, 1 << 32).ok_or(None)?;
