@@ -15,6 +15,7 @@ use crate::configure;
 use crate::hypervisor::Hypervisor;
 use crate::machine::{HAS_HPET, HAS_I8042};
 use crate::qom::{DEVICE, Machine, TYPES, Tree, Type, Value};
+use crate::virtio;
 
 /// Longest name of a child, and longest type of one, in bytes; a file's name is longer than any of them.
 const NAME_BYTES: usize = monovisor_store::MAX_NAME;
@@ -122,6 +123,14 @@ impl Objects for Hypervisor<'_> {
         _: &mut Context<'_>,
     ) -> Element<DevicePropertyInfo<'_>> {
         let name = arguments.typename;
+        if let Some(model) = virtio::model(name) {
+            let property = model.properties().nth(index);
+            return Ok(property.map(|property| DevicePropertyInfo {
+                name: property.name,
+                kind: property.kind.name(),
+                description: None,
+            }));
+        }
         let kind = Type::find(name).ok_or_else(|| Error::device_not_found(name))?;
         if !kind.is_a(DEVICE.name) {
             return Err(Error::expects("name", "device"));

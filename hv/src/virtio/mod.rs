@@ -50,6 +50,13 @@ pub struct Model {
     make: fn(&mut Bench<'_>, &Group<'static>) -> Result<&'static mut dyn Device, MakeError>,
 }
 
+impl Model {
+    /// All its properties, its own first.
+    pub fn properties(&self) -> impl Iterator<Item = &'static Property> {
+        self.properties.iter().chain(property::PCI)
+    }
+}
+
 /// All of them.
 pub static MODELS: [Model; 7] = [
     Model { name: "virtio-blk-pci", properties: blk::PROPERTIES, check: blk::check, make: blk::make },
