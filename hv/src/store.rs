@@ -35,6 +35,8 @@ impl Files {
 }
 
 /// Opens the store: names the files that came with the boot, and gives it all RAM that is left. May be called once.
+// Not part of its caller's frame, which stays on the stack for good.
+#[inline(never)]
 pub fn open(launch: &Launch) -> Files {
     let files = Files(STORE.call_once(|| Mutex::new(Store::new())));
     let mut store = files.lock();

@@ -217,6 +217,8 @@ pub fn reserve(options: &Options<'_>) {
 ///
 /// # Errors
 /// The first one that cannot be made.
+// Not part of its caller's frame, which stays on the stack for good.
+#[inline(never)]
 pub fn attach(
     pc: &mut Pc,
     shared: &'static Shared,
