@@ -170,6 +170,17 @@ unsafe extern "C" {
     /// The top-level page table.
     pub static mut PML4: [u64; 512];
     static image_end: u8;
+    static mut GDT: [u64; 9];
+}
+
+/// Loads the task register again, after another table of descriptors has been in use.
+pub fn reload_task() {
+    // SAFETY: the TSS is in place; only its descriptor is marked as busy, which LTR refuses.
+    unsafe {
+        let descriptor = (&raw mut GDT).cast::<u64>().add(3);
+        descriptor.write_volatile(descriptor.read_volatile() & !(1 << 41));
+        core::arch::asm!("ltr {0:x}", in(reg) 24u16);
+    }
 }
 
 /// First address after this kernel's image.

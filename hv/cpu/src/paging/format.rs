@@ -60,8 +60,12 @@ impl Ept {
     const READ: u64 = 1;
     const WRITE: u64 = 1 << 1;
     const EXECUTE: u64 = 1 << 2;
-    /// Memory type, bits 5:3 of a leaf; "ignore PAT" (bit 6) stays clear so that the guest's PAT counts.
+    /// Memory type, bits 5:3 of a leaf.
     const TYPE_SHIFT: u32 = 3;
+    /// "Ignore PAT", bit 6 of a leaf: set for RAM. The host reaches the same RAM write-back, for rings and tables, and two
+    /// memory types for one page are not to be used at once (SDM vol. 3, 12.12.4, 29.3.7.2); no device of the rig reads
+    /// a guest's RAM behind the caches, so that a guest loses nothing by it.
+    const IGNORE_PAT: u64 = 1 << 6;
     const TYPE_UC: u64 = 0;
     const TYPE_WB: u64 = 6;
 }
@@ -75,7 +79,7 @@ impl Format for Ept {
 
     fn leaf(address: u64, access: Access, memory: MemoryType, large: bool) -> u64 {
         let kind = match memory {
-            MemoryType::WriteBack => Self::TYPE_WB,
+            MemoryType::WriteBack => Self::TYPE_WB | Self::IGNORE_PAT >> Self::TYPE_SHIFT,
             MemoryType::Uncacheable => Self::TYPE_UC,
         };
         // Access has the bits of the format.

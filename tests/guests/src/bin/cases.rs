@@ -1,5 +1,5 @@
 //! Cases for each exit reason and instruction form. What is to be run is read from the console, one name a line:
-//! a suite (`cpu`, `debug`, `interrupts`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `smp`, `all`; `boot`; `testdev`, which takes that
+//! a suite (`cpu`, `debug`, `interrupts`, `modes`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `smp`, `all`; `boot`; `testdev`, which takes that
 //! device), or one of the ways to end or to misbehave (see `cases::last`). `run=NAME` on the command line runs that one
 //! and powers off; with `exit=VALUE` it ends by isa-debug-exit instead, `exit=failed` with the number of cases that failed.
 #![no_std]
@@ -35,6 +35,7 @@ fn run(name: &str) {
         "cpu" => cases::cpu::run(),
         "debug" => cases::debug::run(),
         "interrupts" => cases::interrupts::run(),
+        "modes" => cases::modes::run(),
         "exceptions" => cases::exceptions::run(),
         "paging" => cases::paging::run(),
         "ports" => cases::ports::run(),
@@ -45,6 +46,7 @@ fn run(name: &str) {
             cases::cpu::run();
             cases::debug::run();
             cases::interrupts::run();
+            cases::modes::run();
             cases::exceptions::run();
             cases::paging::run();
             cases::ports::run();

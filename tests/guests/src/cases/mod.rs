@@ -7,6 +7,7 @@ pub mod exceptions;
 pub mod interrupts;
 pub mod last;
 pub mod mmio;
+pub mod modes;
 pub mod paging;
 pub mod ports;
 pub mod smp;
