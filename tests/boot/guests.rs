@@ -11,8 +11,8 @@ use xtask::board::Board;
 use xtask::{process, pull};
 
 /// Suites of the `cases` guest.
-const SUITES: [&str; 9] =
-    ["cpu", "debug", "exceptions", "interrupts", "modes", "paging", "ports", "mmio", "time"];
+const SUITES: [&str; 10] =
+    ["cpu", "clocks", "debug", "exceptions", "interrupts", "modes", "paging", "ports", "mmio", "time"];
 
 /// CPU models that differ from the host's in what is enforced: control bits, MSRs, instructions.
 const MODELS: [(&str, &str); 2] = [

@@ -156,7 +156,7 @@ fn entries_are_written_as_the_manuals_say() {
     let pool = pool(8);
     let mut ept = Tables::<Ept>::new(&pool[..4], PageSize::Size1G).unwrap();
     ept.map(0, 0x1234_5000, 0x1000, Access::READ | Access::WRITE, MemoryType::WriteBack).unwrap();
-    assert_eq!(raw(&ept, 0), 0x1234_5000 | 6 << 3 | 0b011);
+    assert_eq!(raw(&ept, 0), 0x1234_5000 | 1 << 6 | 6 << 3 | 0b011);
     ept.map(2 * MIB, 0x4000_0000, 2 * MIB, RWX, MemoryType::Uncacheable).unwrap();
     assert_eq!(raw(&ept, 2 * MIB), 0x4000_0000 | 1 << 7 | 0b111);
     assert_eq!(pool[0].0[0].load(Ordering::Relaxed) & 0xfff, 0b111);

@@ -1,5 +1,5 @@
 //! Cases for each exit reason and instruction form. What is to be run is read from the console, one name a line:
-//! a suite (`cpu`, `debug`, `interrupts`, `modes`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `smp`, `all`; `boot`; `testdev`, which takes that
+//! a suite (`cpu`, `clocks`, `debug`, `interrupts`, `modes`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `smp`, `all`; `boot`; `testdev`, which takes that
 //! device), or one of the ways to end or to misbehave (see `cases::last`). `run=NAME` on the command line runs that one
 //! and powers off; with `exit=VALUE` it ends by isa-debug-exit instead, `exit=failed` with the number of cases that failed.
 #![no_std]
@@ -33,6 +33,7 @@ fn run(name: &str) {
         "boot" => cases::boot::run(),
         "testdev" => cases::testdev::run(),
         "cpu" => cases::cpu::run(),
+        "clocks" => cases::clocks::run(),
         "debug" => cases::debug::run(),
         "interrupts" => cases::interrupts::run(),
         "modes" => cases::modes::run(),
@@ -44,6 +45,7 @@ fn run(name: &str) {
         "smp" => cases::smp::run(),
         "all" => {
             cases::cpu::run();
+            cases::clocks::run();
             cases::debug::run();
             cases::interrupts::run();
             cases::modes::run();

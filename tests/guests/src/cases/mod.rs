@@ -1,6 +1,7 @@
 //! The cases, one module a topic.
 
 pub mod boot;
+pub mod clocks;
 pub mod cpu;
 pub mod debug;
 pub mod exceptions;

@@ -1,0 +1,298 @@
+//! The registers of the PC's clocks (data sheets of 8254, MC146818 and PIIX4; IA-PC HPET specification 1.0a).
+
+use crate::apic;
+use crate::cpu::{inp, outp};
+use crate::report::{check, equal, skip};
+use crate::trap;
+
+/// Rate of the PM timer.
+const PM_HZ: u32 = 3_579_545;
+/// Address of the HPET's registers.
+const HPET: u64 = 0xfed0_0000;
+/// A vector of the cases.
+const VECTOR: u8 = 0x62;
+
+/// Runs the suite.
+pub fn run() {
+    crate::cpu::disable_interrupts();
+    apic::enable();
+    apic::init_pic(!0);
+    pit();
+    rtc();
+    pm();
+    hpet();
+}
+
+fn pm_timer() -> u32 {
+    inp::<u32>(0x608) & 0xff_ffff
+}
+
+/// Waits for some part of a second, or until `done`; false when the time has passed.
+fn within(part: u32, mut done: impl FnMut() -> bool) -> bool {
+    let start = pm_timer();
+    loop {
+        if done() {
+            return true;
+        }
+        if pm_timer().wrapping_sub(start) & 0xff_ffff >= PM_HZ / part {
+            return false;
+        }
+    }
+}
+
+/// Reads channel 2, low byte first.
+fn count() -> u16 {
+    u16::from(inp::<u8>(0x42)) | u16::from(inp::<u8>(0x42)) << 8
+}
+
+fn load(control: u8, value: u16) {
+    outp(0x43, control);
+    outp(0x42, value as u8);
+    outp(0x42, (value >> 8) as u8);
+}
+
+/// Output of channel 2.
+fn output() -> u8 {
+    inp::<u8>(0x61) >> 5 & 1
+}
+
+fn gate(on: bool) {
+    let rest = inp::<u8>(0x61) & 0x0c;
+    outp(0x61, rest | u8::from(on));
+}
+
+/// Status of channel 2 by read-back.
+fn status() -> u8 {
+    outp(0x43, 0xe8u8);
+    inp(0x42)
+}
+
+fn pit() {
+    // Mode 0, gate low: nothing is counted, the output is low.
+    gate(false);
+    load(0xb0, 20_000);
+    let (first, second) = (count(), count());
+    equal("8254: gate low stops mode 0", (first, second, output()), (20_000, 20_000, 0));
+    equal("8254: status tells mode, access and output", status() & 0xbf, 0x30);
+    // The latch holds one value, the count goes on.
+    gate(true);
+    outp(0x43, 0x80u8);
+    within(1000, || false);
+    let latched = count();
+    let later = count();
+    check("8254: latch", latched != later, format_args!("{latched} {later}"));
+    check("8254: mode 0 ends high", within(20, || output() == 1), "the output stays low");
+    let below = count();
+    check("8254: mode 0 counts on", within(100, || count() != below), below);
+    // Mode 1: the gate's rising edge starts it, and again.
+    gate(false);
+    load(0xb2, 10_000);
+    let before = output();
+    gate(true);
+    let started = output();
+    check(
+        "8254: mode 1 is a one-shot by the gate",
+        before == 1 && started == 0 && within(20, || output() == 1),
+        format_args!("{before} {started}"),
+    );
+    gate(false);
+    gate(true);
+    equal("8254: mode 1 again", output(), 0);
+    // Mode 2 reloads; mode 3 halves.
+    load(0xb4, 1000);
+    let reloaded = {
+        let mut last = count();
+        within(20, || {
+            let now = count();
+            let up = now > last;
+            last = now;
+            up
+        })
+    };
+    check("8254: mode 2 reloads", reloaded, "never");
+    load(0xb6, 2000);
+    let levels = within(20, || output() == 1) && within(20, || output() == 0);
+    check("8254: mode 3 has both levels", levels, "one only");
+    check("8254: mode 3 counts by two", (0..20).all(|_| count() & 1 == 0), "an odd count");
+    // BCD.
+    gate(false);
+    load(0xb1, 0x1234);
+    equal("8254: bcd", count(), 0x1234);
+    // One byte only.
+    outp(0x43, 0x90u8);
+    outp(0x42, 0x55u8);
+    equal("8254: low byte only", inp::<u8>(0x42), 0x55);
+    // A count that is not whole yet is a null count.
+    outp(0x43, 0xb0u8);
+    equal("8254: null count until it is written", status() >> 6 & 1, 1);
+    load(0xb0, 0);
+}
+
+fn cmos(index: u8) -> u8 {
+    outp(0x70, index);
+    inp(0x71)
+}
+
+fn cmos_write(index: u8, value: u8) {
+    outp(0x70, index);
+    outp(0x71, value);
+}
+
+fn rtc() {
+    let (a, b) = (cmos(0xa) & 0x7f, cmos(0xb));
+    equal(
+        "MC146818: ram keeps bytes",
+        {
+            let old = cmos(0x50);
+            cmos_write(0x50, 0xa5);
+            let seen = cmos(0x50);
+            cmos_write(0x50, old);
+            seen
+        },
+        0xa5,
+    );
+    equal("MC146818: register d says that ram is valid", cmos(0xd), 0x80);
+    // SET: the time stands, and no update is in progress.
+    cmos_write(0xb, b | 0x80);
+    let still = cmos(0);
+    let moved = within(1, || cmos(0) != still || cmos(0xa) & 0x80 != 0);
+    check("MC146818: SET stops the time", !moved, "it goes on");
+    // Formats; the date as well, which would be far away by the other one.
+    cmos_write(0xb, b & !6 | 0x80 | 6);
+    cmos_write(4, 23);
+    cmos_write(2, 58);
+    cmos_write(0, 30);
+    for (index, value) in [(6, 2), (7, 1), (8, 1), (9, 26), (0x32, 20)] {
+        cmos_write(index, value);
+    }
+    cmos_write(0xb, b & !6 | 6);
+    equal("MC146818: binary, 24 hours", (cmos(4), cmos(2)), (23, 58));
+    cmos_write(0xb, b & !6 | 0x80);
+    cmos_write(4, 0x91);
+    cmos_write(2, 0x45);
+    cmos_write(0, 0x10);
+    for (index, value) in [(6, 2), (7, 1), (8, 1), (9, 0x26), (0x32, 0x20)] {
+        cmos_write(index, value);
+    }
+    cmos_write(0xb, b & !6);
+    equal("MC146818: bcd, 12 hours", (cmos(4), cmos(2)), (0x91, 0x45));
+    // The update's flag, and an alarm each second by wildcards.
+    let _ = cmos(0xc);
+    for index in [1, 3, 5] {
+        cmos_write(index, 0xc0);
+    }
+    let mut flags = 0;
+    let updated = within(1, || {
+        flags |= cmos(0xc);
+        flags & 0x30 == 0x30
+    }) || within(1, || {
+        flags |= cmos(0xc);
+        flags & 0x30 == 0x30
+    });
+    check("MC146818: update and alarm flags", updated, format_args!("{flags:#x}"));
+    check("MC146818: flags without enables raise no line", flags & 0x80 == 0, format_args!("{flags:#x}"));
+    cmos_write(0xb, b);
+    cmos_write(0xa, a);
+    let _ = cmos(0xc);
+}
+
+fn pm() {
+    let status: u16 = inp(0x600);
+    let enable: u16 = inp(0x602);
+    outp(0x602, 0x0121u16);
+    let kept: u16 = inp(0x602);
+    outp(0x602, 0xffffu16);
+    let all: u16 = inp(0x602);
+    outp(0x602, enable);
+    equal("PIIX4: pm1 enables", (kept, all & !0x0721), (0x0121, 0));
+    outp(0x600, 0u16);
+    equal("PIIX4: pm1 status takes ones only", inp::<u16>(0x600) & !1, status & !1);
+    if crate::cpu::virtualised() {
+        let gpe: u8 = inp(0xafe2);
+        outp(0xafe2, 0x04u8);
+        let kept: u8 = inp(0xafe2);
+        outp(0xafe2, gpe);
+        equal("ACPI 4.8.4: gpe enables", kept, 4);
+    } else {
+        skip("ACPI 4.8.4: gpe enables", "they are elsewhere");
+    }
+}
+
+fn hpet_read(register: u64) -> u64 {
+    // SAFETY: the page is mapped and holds device registers only.
+    unsafe { ((HPET + register) as *const u64).read_volatile() }
+}
+
+fn hpet_write(register: u64, value: u64) {
+    // SAFETY: as above; the interrupts that it may raise have a handler.
+    unsafe { ((HPET + register) as *mut u64).write_volatile(value) };
+}
+
+fn hpet() {
+    let capabilities = hpet_read(0);
+    let period = capabilities >> 32;
+    if capabilities == 0 || capabilities == !0 {
+        return skip("HPET", "there is none");
+    }
+    check(
+        "HPET 2.3.4: capabilities",
+        (1..=0x05f5_e100).contains(&period) && capabilities >> 8 & 0x1f >= 2 && capabilities & 0xff != 0,
+        format_args!("{capabilities:#x}"),
+    );
+    let config = hpet_read(0x10);
+    hpet_write(0x10, config & !3);
+    hpet_write(0xf0, 0x1_0000_0000);
+    equal(
+        "HPET 2.3.7: the counter stands and takes a value",
+        (hpet_read(0xf0), hpet_read(0xf0)),
+        (0x1_0000_0000, 0x1_0000_0000),
+    );
+    // Rate, by the PM timer.
+    hpet_write(0x10, config & !3 | 1);
+    let (from, start) = (hpet_read(0xf0), pm_timer());
+    within(50, || false);
+    let (to, end) = (hpet_read(0xf0), pm_timer());
+    let nanoseconds = (to - from).saturating_mul(period) / 1_000_000;
+    let want = u64::from(end.wrapping_sub(start) & 0xff_ffff) * 1_000_000_000 / u64::from(PM_HZ);
+    check(
+        "HPET: runs at its rate",
+        nanoseconds.abs_diff(want) <= want / 5,
+        format_args!("{nanoseconds} of {want} ns"),
+    );
+    // Timer 0, one-shot, edge, to a pin that it can use.
+    let timer = hpet_read(0x100);
+    let routes = timer >> 32;
+    let Some(pin) =
+        (16..24u32).find(|pin| routes >> pin & 1 == 1).or((0..24).find(|pin| routes >> pin & 1 == 1))
+    else {
+        return check("HPET 2.3.8: routes", false, format_args!("{routes:#x}"));
+    };
+    apic::io_redirect(pin, VECTOR.into());
+    let before = trap::count(VECTOR);
+    hpet_write(0x100, u64::from(pin) << 9 | 4);
+    hpet_write(0x108, hpet_read(0xf0) + 1_000_000_000_000 / period);
+    crate::cpu::wait();
+    equal("HPET 2.3.9: one-shot", trap::count(VECTOR) - before, 1);
+    // Periodic, level: the status bit holds the line.
+    hpet_write(0x100, 0);
+    apic::io_redirect(pin, 0x8000 | u64::from(VECTOR));
+    fn acknowledge(_: u8) {
+        hpet_write(0x20, 1);
+    }
+    trap::set_hook(Some(acknowledge as trap::Hook), VECTOR);
+    let before = trap::count(VECTOR);
+    let step = 1_000_000_000_000 / period;
+    hpet_write(0x100, u64::from(pin) << 9 | 0x4e);
+    hpet_write(0x108, hpet_read(0xf0) + step);
+    hpet_write(0x108, step);
+    for _ in 0..3 {
+        crate::cpu::wait();
+    }
+    hpet_write(0x100, 0);
+    hpet_write(0x20, 1);
+    trap::set_hook(None, VECTOR);
+    apic::io_redirect(pin, 1 << 16);
+    check("HPET 2.3.9: periodic, level", trap::count(VECTOR) - before >= 3, trap::count(VECTOR) - before);
+    equal("HPET 2.3.6: status is clear", hpet_read(0x20), 0);
+    hpet_write(0x10, config);
+}
