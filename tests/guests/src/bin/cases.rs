@@ -1,7 +1,8 @@
 //! Cases for each exit reason and instruction form. What is to be run is read from the console, one name a line:
-//! a suite (`cpu`, `clocks`, `debug`, `interrupts`, `modes`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `smp`, `all`; `boot`; `testdev`, which takes that
-//! device), or one of the ways to end or to misbehave (see `cases::last`). `run=NAME` on the command line runs that one
-//! and powers off; with `exit=VALUE` it ends by isa-debug-exit instead, `exit=failed` with the number of cases that failed.
+//! a suite (`cpu`, `clocks`, `debug`, `interrupts`, `modes`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `smp`, `all`;
+//! `boot`; `testdev`, which takes that device), or one of the ways to end or to misbehave (see `cases::last`).
+//! `run=NAME` on the command line runs that one and powers off; with `exit=VALUE` it ends by isa-debug-exit instead,
+//! `exit=failed` with the number of cases that failed.
 #![no_std]
 #![no_main]
 
