@@ -26,7 +26,7 @@ use crate::configure;
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
 use crate::lines::{self, Ports};
-use crate::machine::{MAX_CPUS, Machine, Parts, Run, Shared, host_cpuid};
+use crate::machine::{MAX_CPUS, Machine, Parts, Run, Shared, Slot, Slots, host_cpuid};
 use crate::policy::model::{Base, Complaint, Features, Instructions};
 use crate::policy::{cpuid, features};
 use crate::ram::GuestRam;
@@ -51,6 +51,7 @@ static RAM: Once<GuestRam> = Once::new();
 static SVM: Mutex<SvmMemory> = Mutex::new(SvmMemory::new());
 static VMX: Mutex<VmxMemory> = Mutex::new(VmxMemory::new());
 static SHARED: Once<Shared> = Once::new();
+static SLOTS: Slots = [const { Slot::new() }; monovisor_arch::layout::MAX_VCPUS];
 
 /// Runs the hypervisor on a host that has been set up.
 pub fn run(boot: &'static BootInfo) -> ! {
@@ -303,7 +304,7 @@ where
         configure::add(options, &mut pc);
         pc
     };
-    let shared = SHARED.call_once(|| Shared::new(make_pc(), ram, clock, Backend::new(console)));
+    let shared = SHARED.call_once(|| Shared::new(make_pc(), &SLOTS, ram, clock, Backend::new(console)));
     let parts = Parts { cpuid: context, allowed, intel };
     let mut machine = Machine::new(vcpu, 0, shared, &parts);
     start_others::<P>(options.cpus, Plan { settings, parts })?;

@@ -24,7 +24,7 @@ pub const IMAGE: u64 = 512 << 10;
 
 /// The budget of a board. They share their code, and so their limits.
 pub const fn of(_board: Board) -> Budget {
-    Budget { image: IMAGE, zeroed: 2 << 20, host_ram: 4 << 20, stack: 56 << 10 }
+    Budget { image: IMAGE, zeroed: 2 << 20, host_ram: 4 << 20, stack: 88 << 10 }
 }
 
 /// Code and constants of the monitor core with every command that is declared, in bytes.

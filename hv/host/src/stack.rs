@@ -5,9 +5,12 @@ use core::cell::UnsafeCell;
 /// Bytes of the unmapped page below each stack.
 pub const GUARD: usize = 4096;
 
-/// Bytes of a processor's main stack. The monitor (on the first processor) and the devices run on it; nothing recurses on input, and
-/// `cargo xtask size` reports the deepest chain of calls.
-pub const MAIN: usize = 64 * 1024;
+/// Bytes of the first processor's main stack. The monitor and the devices run on it, and the guest is built there; nothing
+/// recurses on input, and `cargo xtask size` reports the deepest chain of calls.
+pub const MAIN: usize = 96 * 1024;
+
+/// Bytes of a further processor's main stack: exits of its guest are served there, but no monitor runs.
+pub const SECONDARY: usize = 64 * 1024;
 
 /// Bytes of each stack that an exception or interrupt switches to. The deepest user is the exception report, which
 /// formats text.

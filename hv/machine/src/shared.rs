@@ -102,13 +102,13 @@ impl Order {
     }
 }
 
-/// Time that a processor has to answer: to carry an order out or to drop translations, in nanoseconds. It needs some microseconds: to leave the guest, and
-/// to wait for the device lock.
+/// Time that a processor has to answer: to carry an order out or to drop translations, in nanoseconds. It needs some
+/// microseconds: to leave the guest, and to wait for the device lock.
 const ANSWER_LIMIT_NS: u64 = 1_000_000_000;
 
 /// What others can reach of one processor. Apart, so that one's word does not share a cache line with another's.
 #[repr(align(64))]
-struct Slot {
+pub struct Slot {
     attention: AtomicU32,
     order: AtomicU8,
     /// Counts orders given, and those carried out.
@@ -120,7 +120,8 @@ struct Slot {
 }
 
 impl Slot {
-    const fn new() -> Self {
+    /// Nothing waits for the processor.
+    pub const fn new() -> Self {
         Self {
             attention: AtomicU32::new(0),
             order: AtomicU8::new(0),
@@ -132,6 +133,16 @@ impl Slot {
     }
 }
 
+impl Default for Slot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What others can reach of each processor. Apart from the rest, so that it can be a static from the start: it is too large
+/// to be moved about on a stack.
+pub type Slots = [Slot; MAX_VCPUS];
+
 /// What the processors of one guest share.
 pub struct Shared {
     devices: Mutex<Devices>,
@@ -139,7 +150,7 @@ pub struct Shared {
     count: usize,
     /// TSC ticks that a processor has to answer.
     answer_limit: u64,
-    slots: [Slot; MAX_VCPUS],
+    slots: &'static Slots,
     /// Counts the changes of the second-level tables that take something away.
     generation: AtomicU32,
     /// The second-level tables, where RAM can be taken from them.
@@ -150,7 +161,13 @@ pub struct Shared {
 
 impl Shared {
     /// A guest of `pc`'s number of processors.
-    pub fn new(pc: Pc, ram: &'static GuestRam, clock: Clock, backend: Backend) -> Self {
+    pub fn new(
+        pc: Pc,
+        slots: &'static Slots,
+        ram: &'static GuestRam,
+        clock: Clock,
+        backend: Backend,
+    ) -> Self {
         let count = usize::from(pc.config().vcpus).clamp(1, MAX_VCPUS);
         let kvm_clock = KvmClock::new(clock.tsc_hz());
         let answer_limit = clock.ticks(ANSWER_LIMIT_NS);
@@ -159,7 +176,7 @@ impl Shared {
             ram,
             count,
             answer_limit,
-            slots: [const { Slot::new() }; MAX_VCPUS],
+            slots,
             generation: AtomicU32::new(0),
             mapping: Once::new(),
             halt: Mutex::new(None),
@@ -429,7 +446,8 @@ mod tests {
             debug_exit: None,
         };
         let ram = Box::leak(Box::new(GuestRam::new()));
-        let shared = Shared::new(Pc::new(&config), ram, Clock::new(1_000_000_000), Backend::new(None));
+        let slots: &'static Slots = Box::leak(Box::new([const { Slot::new() }; MAX_VCPUS]));
+        let shared = Shared::new(Pc::new(&config), slots, ram, Clock::new(1_000_000_000), Backend::new(None));
         shared.with(0, |devices| devices.pc.reset(0));
         for cpu in 0..usize::from(vcpus) {
             for (index, value) in [(APIC_BASE, 0xfee0_0c00 | u64::from(cpu == 0) << 8), (SVR, 0x1ff)] {

@@ -11,7 +11,7 @@ use trampoline::Trampoline;
 
 use crate::cpu::MAX_CPUS;
 use crate::mtrr::MemoryTypes;
-use crate::stack::{self, Stack};
+use crate::stack::{SECONDARY, Stack};
 use crate::traps::TrapStacks;
 use crate::{apic, cpu, features, frames, interrupts, paging, power, timer, traps};
 
@@ -53,7 +53,7 @@ const TSC_ROUNDS: u32 = 16;
 /// The stacks of one processor.
 #[repr(C, align(4096))]
 struct Stacks {
-    main: Stack<{ stack::MAIN }>,
+    main: Stack<SECONDARY>,
     traps: TrapStacks,
 }
 
