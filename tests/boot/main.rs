@@ -15,6 +15,7 @@ mod fuzz;
 mod guests;
 mod linux;
 mod machine;
+mod peripherals;
 mod preflight;
 mod programs;
 mod report;
@@ -69,6 +70,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Qemu, name: "programs", run: programs::run },
     Group { board: Board::Qemu, name: "linux", run: linux::run },
     Group { board: Board::Qemu, name: "disks", run: disks::run },
+    Group { board: Board::Qemu, name: "peripherals", run: peripherals::run },
     Group { board: Board::Qemu, name: "smp", run: smp::run },
     Group { board: Board::Qemu, name: "clients", run: clients::run },
     Group { board: Board::Qemu, name: "machine", run: machine::run },
@@ -87,6 +89,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Bochs, name: "fuzz", run: fuzz::run },
     Group { board: Board::Bochs, name: "linux", run: linux::run },
     Group { board: Board::Bochs, name: "disks", run: disks::run },
+    Group { board: Board::Bochs, name: "peripherals", run: peripherals::run },
     Group { board: Board::Bochs, name: "smp", run: smp::run },
 ];
 

@@ -42,7 +42,7 @@ pub struct Files {
 
 /// Kernel modules that the guest's /init loads: the power button and the input events that it makes, and for virtio
 /// devices the transport and the drivers, each behind those that it needs.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 12] = [
     "drivers/acpi/button.ko",
     "drivers/input/evdev.ko",
     "drivers/virtio/virtio_ring.ko",
@@ -51,6 +51,10 @@ const MODULES: [&str; 8] = [
     "drivers/virtio/virtio_pci_modern_dev.ko",
     "drivers/virtio/virtio_pci.ko",
     "drivers/block/virtio_blk.ko",
+    "drivers/char/hw_random/virtio-rng.ko",
+    "drivers/char/virtio_console.ko",
+    "drivers/virtio/virtio_balloon.ko",
+    "drivers/virtio/virtio_input.ko",
 ];
 
 /// Builds or finds the files of a guest.

@@ -11,7 +11,7 @@ use monovisor_core::schema::run_state::RunState;
 
 use crate::guest::read_physical;
 use crate::handlers::memory::Source;
-use crate::hmp::{Action, Line, Progress, Snapshot, Target};
+use crate::hmp::{Action, Line, Pointers, Progress, Snapshot, Target};
 use crate::hypervisor::Hypervisor;
 use crate::state;
 
@@ -139,6 +139,18 @@ impl Target for View<'_, '_, '_> {
         }
     }
 
+    fn balloon(&mut self) -> Option<u64> {
+        self.hypervisor.with_balloon(|balloon, _| balloon.actual()).ok()
+    }
+
+    fn pointers(&mut self) -> Pointers {
+        let mut pointers = Pointers::new();
+        if let Some(guest) = &mut self.hypervisor.guest {
+            guest.devices(&mut |devices| pointers = devices.pc.pointers().collect());
+        }
+        pointers
+    }
+
     fn act(&mut self, action: Action<'_>, line: &mut Line) -> bool {
         let hypervisor = &mut *self.hypervisor;
         match action {
@@ -158,6 +170,18 @@ impl Target for View<'_, '_, '_> {
                 }
             }
             Action::Quit => hypervisor.requests.quit = true,
+            Action::Balloon(bytes) => return said(hypervisor.set_balloon(bytes), line),
+            Action::Keys { names, hold } => return said(hypervisor.press_named(names, hold), line),
+            Action::ChoosePointer(index) => {
+                let mut chosen = false;
+                if let (Some(guest), Ok(index)) = (&mut hypervisor.guest, u8::try_from(index)) {
+                    guest.devices(&mut |devices| chosen = devices.pc.choose_pointer(index));
+                }
+                if !chosen {
+                    let _ = line.push_str("Mouse at given index not found");
+                }
+                return chosen;
+            }
             Action::Save { physical, address, size, file } => {
                 let source = if physical { Source::Physical } else { Source::Linear(self.cpu) };
                 if let Err(error) = hypervisor.save_begin(self.cx.session, source, address, size, file) {
@@ -167,5 +191,16 @@ impl Target for View<'_, '_, '_> {
             }
         }
         true
+    }
+}
+
+/// Whether something has been done; what went wrong goes to `line`.
+fn said(result: Result<(), Error>, line: &mut Line) -> bool {
+    match result {
+        Ok(()) => true,
+        Err(error) => {
+            let _ = write!(line, "{}", error.description());
+            false
+        }
     }
 }

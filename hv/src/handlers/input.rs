@@ -6,7 +6,8 @@ use monovisor_core::Error;
 use monovisor_core::handlers::{Display, Element, Poll};
 use monovisor_core::schema::run_state::RunState;
 use monovisor_core::schema::ui::{
-    InputAxis, InputButton, InputEvent, InputMoveEvent, InputSendEventArgs, KeyValue, MouseInfo, SendKeyArgs,
+    InputAxis, InputButton, InputEvent, InputMoveEvent, InputSendEventArgs, KeyValue, MouseInfo, QKeyCode,
+    SendKeyArgs,
 };
 use monovisor_devices::input::{Axis, Button, Input, key_of_scan_code};
 use monovisor_devices::pc::MAX_STROKES;
@@ -15,6 +16,9 @@ use crate::hypervisor::Hypervisor;
 
 /// Time between two keys of `send-key` where it is not given, in milliseconds.
 const HOLD_MS: u64 = 10;
+
+/// The same of the human monitor's `sendkey`.
+const NAMED_HOLD_MS: i64 = 100;
 
 /// The keys of `QKeyCode`, in its order, by their numbers among the input devices.
 const KEYS: [u8; 127] = [
@@ -50,6 +54,16 @@ fn code(key: KeyValue) -> u8 {
     }
 }
 
+/// The number of the key that has a name.
+fn named(name: &str) -> Option<u8> {
+    if let Some(digits) = name.strip_prefix("0x") {
+        return u8::from_str_radix(digits, 16).ok().and_then(key_of_scan_code);
+    }
+    let name = if name == "<" { "less" } else { name };
+    let key = QKeyCode::ALL.iter().copied().find(|key| key.as_str() == name)?;
+    Some(code(KeyValue::Qcode(key)))
+}
+
 fn input(event: InputEvent) -> Input {
     let axis = |moved: &InputMoveEvent| match moved.axis {
         InputAxis::X => Axis::X,
@@ -74,6 +88,46 @@ fn input(event: InputEvent) -> Input {
     }
 }
 
+fn too_many() -> Error {
+    let most = MAX_STROKES / 2;
+    Error::generic(format_args!("Too many keys: {most} can wait to be pressed and let go"))
+}
+
+impl Hypervisor<'_> {
+    /// Presses keys one after the other and lets them go, `hold` milliseconds between two; where that is not positive, as
+    /// long as QEMU takes.
+    fn press(&mut self, keys: impl Iterator<Item = u8>, hold: i64) -> Result<(), Error> {
+        let mut codes: Vec<u8, { MAX_STROKES / 2 }> = Vec::new();
+        for key in keys {
+            codes.push(key).map_err(|_| too_many())?;
+        }
+        // A guest that stands still gets no keys, and the command is none the worse for it: as in QEMU.
+        if !self.run.running() {
+            return Ok(());
+        }
+        let hold = u64::try_from(hold).ok().filter(|hold| *hold != 0).unwrap_or(HOLD_MS);
+        let mut sent = Ok(());
+        if let Some(guest) = &mut self.guest {
+            guest.devices(&mut |devices| {
+                let now = devices.now();
+                sent = devices.pc.send_keys(&codes, hold.saturating_mul(1_000_000), now);
+            });
+        }
+        sent.map_err(|_| too_many())
+    }
+
+    /// The human monitor's `sendkey`: names with `-` between them, or scan codes as `0x1e`.
+    ///
+    /// # Errors
+    /// A name that no key has.
+    pub(crate) fn press_named(&mut self, names: &str, hold: i64) -> Result<(), Error> {
+        if let Some(unknown) = names.split('-').find(|name| named(name).is_none()) {
+            return Err(Error::generic(format_args!("unknown key: '{unknown}'")));
+        }
+        self.press(names.split('-').filter_map(named), if hold == 0 { NAMED_HOLD_MS } else { hold })
+    }
+}
+
 impl Display for Hypervisor<'_> {
     fn query_mice(&mut self, index: usize, _: &mut Context<'_>) -> Element<MouseInfo<'_>> {
         let mut pointer = None;
@@ -89,32 +143,7 @@ impl Display for Hypervisor<'_> {
     }
 
     fn send_key(&mut self, arguments: SendKeyArgs<'_>, _: &mut Context<'_>) -> Poll<()> {
-        let mut codes: Vec<u8, { MAX_STROKES / 2 }> = Vec::new();
-        let too_many = || {
-            let most = MAX_STROKES / 2;
-            nb::Error::Other(Error::generic(format_args!(
-                "Too many keys: {most} can wait to be pressed and let go"
-            )))
-        };
-        for key in arguments.keys.iter() {
-            codes.push(code(key)).map_err(|_| too_many())?;
-        }
-        // A guest that stands still gets no keys, and the command is none the worse for it: as in QEMU.
-        if !self.run.running() {
-            return Ok(());
-        }
-        let hold = match arguments.hold_time.map(u64::try_from) {
-            Some(Ok(hold)) if hold != 0 => hold,
-            _ => HOLD_MS,
-        };
-        let mut sent = Ok(());
-        if let Some(guest) = &mut self.guest {
-            guest.devices(&mut |devices| {
-                let now = devices.now();
-                sent = devices.pc.send_keys(&codes, hold.saturating_mul(1_000_000), now);
-            });
-        }
-        sent.map_err(|_| too_many())
+        Ok(self.press(arguments.keys.iter().map(code), arguments.hold_time.unwrap_or(0))?)
     }
 
     fn input_send_event(&mut self, arguments: InputSendEventArgs<'_>, _: &mut Context<'_>) -> Poll<()> {
@@ -149,7 +178,6 @@ impl Display for Hypervisor<'_> {
 
 #[cfg(test)]
 mod tests {
-    use monovisor_core::schema::ui::QKeyCode;
     use monovisor_devices::input::is_key;
 
     use super::*;
@@ -175,6 +203,10 @@ mod tests {
         ] {
             assert_eq!(code(KeyValue::Qcode(key)), number, "{key:?}");
         }
+        assert_eq!(
+            ["ctrl", "<", "0xd3", "nope", "", "0x"].map(named),
+            [Some(29), Some(86), Some(111), None, None, None]
+        );
         assert_eq!(code(KeyValue::Number(30)), 30);
         assert_eq!(code(KeyValue::Number(99_999)), 0);
     }

@@ -59,6 +59,20 @@ impl Hypervisor<'_> {
         result.ok_or_else(|| Error::device_not_active("balloon"))
     }
 
+    /// Asks the guest to make do with so many bytes of RAM.
+    ///
+    /// # Errors
+    /// QEMU's: there is no balloon, or no guest can do with so little.
+    pub(crate) fn set_balloon(&mut self, bytes: i64) -> Result<(), Error> {
+        let target = u64::try_from(bytes).unwrap_or(0);
+        self.with_balloon(|balloon, cx| {
+            if target != 0 {
+                balloon.set_target(target, cx);
+            }
+        })?;
+        if target == 0 { Err(Error::expects("target", "a size")) } else { Ok(()) }
+    }
+
     /// Begins a save for a session; [`Self::save_step`] carries it out.
     pub(crate) fn save_begin(
         &mut self,
@@ -144,14 +158,7 @@ impl Hypervisor<'_> {
 
 impl Memory for Hypervisor<'_> {
     fn balloon(&mut self, arguments: BalloonArgs, _: &mut Context<'_>) -> Poll<()> {
-        let target = u64::try_from(arguments.value).unwrap_or(0);
-        let taken = self.with_balloon(|balloon, cx| {
-            if target != 0 {
-                balloon.set_target(target, cx);
-            }
-            target != 0
-        })?;
-        if taken { Ok(()) } else { Err(nb::Error::Other(Error::expects("target", "a size"))) }
+        Ok(self.set_balloon(arguments.value)?)
     }
 
     fn query_balloon(&mut self, _: &mut Context<'_>) -> Poll<BalloonInfo> {

@@ -11,10 +11,14 @@ use core::fmt::Write;
 
 use expression::evaluate;
 use memory::{Dump, Format, Radix};
+use monovisor_devices::pc::{MAX_FUNCTIONS, Pointer};
 pub use registers::Snapshot;
 
 /// The longest line of any answer, in bytes: `help`'s.
 pub const LINE_BYTES: usize = 192;
+
+/// Pointing devices.
+pub type Pointers = heapless::Vec<Pointer, { MAX_FUNCTIONS + 1 }>;
 
 /// One line of an answer, without its end.
 pub type Line = heapless::String<LINE_BYTES>;
@@ -60,6 +64,17 @@ pub enum Action<'a> {
         /// Name in the store.
         file: &'a str,
     },
+    /// `balloon`, in bytes
+    Balloon(i64),
+    /// Choose the pointing device that gets what several take.
+    ChoosePointer(i64),
+    /// `send-key`
+    Keys {
+        /// Names, `-` between them.
+        names: &'a str,
+        /// Milliseconds between one and the next.
+        hold: i64,
+    },
 }
 
 /// The machine as the human monitor sees it.
@@ -84,6 +99,10 @@ pub trait Target {
     fn port_read(&mut self, port: u16, size: u8) -> u32;
     /// Writes an I/O port of the guest's machine.
     fn port_write(&mut self, port: u16, size: u8, value: u32);
+    /// Bytes of RAM that the balloon leaves to the guest.
+    fn balloon(&mut self) -> Option<u64>;
+    /// The pointing devices; the first one gets what several take.
+    fn pointers(&mut self) -> Pointers;
     /// Does something; on an error its text goes to `line`.
     fn act(&mut self, action: Action<'_>, line: &mut Line) -> bool;
 }
@@ -100,6 +119,7 @@ const fn command(name: &'static str, parameters: &'static str, help: &'static st
 }
 
 const COMMANDS: &[Command] = &[
+    command("balloon", "target", "request VM to change its memory allocation (in MB)"),
     command("c|cont", "", "resume emulation"),
     command("cpu", "index", "set the default CPU"),
     command("help|?", "[cmd]", "show the help"),
@@ -110,6 +130,7 @@ const COMMANDS: &[Command] = &[
         "addr size file",
         "save to disk virtual memory dump starting at 'addr' of size 'size'",
     ),
+    command("mouse_set", "index", "set which mouse device receives events"),
     command("nmi", "", "inject an NMI"),
     command("o", "/fmt addr value", "I/O port write"),
     command("p|print", "/fmt expr", "print expression value (use $reg for CPU register access)"),
@@ -120,6 +141,11 @@ const COMMANDS: &[Command] = &[
     ),
     command("q|quit", "", "quit the emulator"),
     command("s|stop", "", "stop emulation"),
+    command(
+        "sendkey",
+        "keys [hold_ms]",
+        "send keys to the VM (e.g. 'sendkey ctrl-alt-f1', default hold time=100 ms)",
+    ),
     command("sum", "addr size", "compute the checksum of a memory region"),
     command("system_powerdown", "", "send system power down event"),
     command("system_reset", "", "reset the system"),
@@ -128,9 +154,11 @@ const COMMANDS: &[Command] = &[
 ];
 
 const INFO: &[Command] = &[
+    command("balloon", "", "show balloon information"),
     command("cpus", "", "show infos for each CPU"),
     command("history", "", "show the command line history"),
     command("kvm", "", "show KVM information"),
+    command("mice", "", "show which guest mouse is receiving events"),
     command("name", "", "show the current VM name"),
     command("registers", "", "show the cpu registers"),
     command("status", "", "show the current VM status (running|paused)"),
@@ -150,6 +178,7 @@ enum Pending {
     Two(Line, Line),
     Help(&'static [Command], &'static str),
     Cpus { current: usize },
+    Mice(Pointers),
     Registers(Snapshot),
     Memory { format: Format, address: u64, physical: bool, cpu: usize, failed: Option<usize> },
     Sum { address: u64, left: u64, sum: u16 },
@@ -293,6 +322,27 @@ impl Hmp {
                 self.done(command, rest)?;
                 target.port_write(port as u16, size, value as u32);
             }
+            "balloon" => {
+                let (target_mib, rest) = number(arguments, registers)?;
+                self.done(command, rest)?;
+                self.act(Action::Balloon(target_mib.saturating_mul(1 << 20)), target);
+            }
+            "mouse_set" => {
+                let (index, rest) = number(arguments, registers)?;
+                self.done(command, rest)?;
+                self.act(Action::ChoosePointer(index), target);
+            }
+            "sendkey" => {
+                let end = arguments.find(|c: char| c.is_ascii_whitespace()).unwrap_or(arguments.len());
+                let (names, rest) = arguments.split_at(end);
+                if names.is_empty() {
+                    return Err(usage(command, "string expected"));
+                }
+                let (hold, rest) =
+                    if rest.trim().is_empty() { (0, rest) } else { number(rest.trim_start(), registers)? };
+                self.done(command, rest)?;
+                self.act(Action::Keys { names, hold }, target);
+            }
             "sum" => {
                 let (address, rest) = number(arguments, registers)?;
                 let (size, rest) = number(rest, registers)?;
@@ -419,6 +469,19 @@ impl Hmp {
                 self.pending = Pending::Cpus { current: cpu };
                 return Ok(());
             }
+            "mice" => {
+                self.pending = match target.pointers() {
+                    none if none.is_empty() => Pending::One(text("No mouse devices connected")),
+                    pointers => Pending::Mice(pointers),
+                };
+                return Ok(());
+            }
+            "balloon" => match target.balloon() {
+                Some(actual) => {
+                    let _ = write!(line, "balloon: actual={}", actual >> 20);
+                }
+                None => line = text("No balloon device has been activated"),
+            },
             "registers" => {
                 if let Some(snapshot) = target.snapshot(cpu) {
                     self.pending = Pending::Registers(snapshot);
@@ -452,6 +515,11 @@ impl Hmp {
                 let mark = if index == *current { '*' } else { ' ' };
                 let halted = if halted { " (halted)" } else { "" };
                 write!(line, "{mark} CPU #{index}: pc=0x{pc:016x}{halted} thread_id={}", index + 1).is_ok()
+            }),
+            Pending::Mice(pointers) => pointers.get(index).is_some_and(|pointer| {
+                let mark = if index == 0 { '*' } else { ' ' };
+                let absolute = if pointer.absolute { " (absolute)" } else { "" };
+                write!(line, "{mark} Mouse #{}: {}{absolute}", pointer.index, pointer.name).is_ok()
             }),
             Pending::Registers(snapshot) => snapshot.line(index, line),
             Pending::Memory { format, address, physical, cpu, failed } => {

@@ -46,6 +46,13 @@ impl Target for Model {
     fn port_write(&mut self, port: u16, size: u8, value: u32) {
         self.actions.push(std::format!("out {port:#x} {size} {value:#x}"));
     }
+    fn balloon(&mut self) -> Option<u64> {
+        Some(128 << 20)
+    }
+    fn pointers(&mut self) -> Pointers {
+        let mouse = |index, absolute| Pointer { name: "QEMU PS/2 Mouse", index, absolute };
+        Pointers::from_slice(&[mouse(2, false), mouse(3, true)]).unwrap()
+    }
     fn act(&mut self, action: Action<'_>, line: &mut Line) -> bool {
         self.actions.push(std::format!("{action:?}"));
         if action == Action::Nmi {
@@ -79,6 +86,8 @@ fn answers_of_a_real_2_8() {
         ("info kvm", &["kvm support: not compiled"]),
         ("info name", &["vm1"]),
         ("info history", &[]),
+        ("info balloon", &["balloon: actual=128"]),
+        ("info mice", &["* Mouse #2: QEMU PS/2 Mouse", "  Mouse #3: QEMU PS/2 Mouse (absolute)"]),
         ("stop", &[]),
         ("", &[]),
         ("print 1+2", &["3"]),
@@ -109,6 +118,11 @@ fn actions_reach_the_machine() {
     assert!(answer(model, "cont").is_empty());
     assert_eq!(answer(model, "nmi"), ["no"]);
     assert!(answer(model, "o /w 0x70 1").is_empty());
+    assert!(answer(model, "balloon 64").is_empty());
+    assert!(answer(model, "mouse_set 3").is_empty());
+    assert!(answer(model, "sendkey ctrl-alt-f1").is_empty());
+    assert!(answer(model, "sendkey a 5").is_empty());
+    assert_eq!(answer(model, "sendkey a 5 6").len(), 2);
     assert!(answer(model, "pmemsave 0x1000 16 \"/tmp/a\"").is_empty());
     assert_eq!(
         model.actions,
@@ -116,6 +130,10 @@ fn actions_reach_the_machine() {
             "Continue",
             "Nmi",
             "out 0x70 4 0x1",
+            "Balloon(67108864)",
+            "ChoosePointer(3)",
+            "Keys { names: \"ctrl-alt-f1\", hold: 0 }",
+            "Keys { names: \"a\", hold: 5 }",
             "Save { physical: true, address: 4096, size: 16, file: \"/tmp/a\" }"
         ]
     );
