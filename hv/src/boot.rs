@@ -4,7 +4,9 @@
 //! why.
 #![allow(unsafe_code)]
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use monovisor_cpu::paging::{Access, Frame, MemoryType, PagingError, Tables};
 use monovisor_cpu::preflight::{self, Vendor};
@@ -52,10 +54,35 @@ static SVM: Mutex<SvmMemory> = Mutex::new(SvmMemory::new());
 static VMX: Mutex<VmxMemory> = Mutex::new(VmxMemory::new());
 static SHARED: Once<Shared> = Once::new();
 static SLOTS: Slots = [const { Slot::new() }; monovisor_arch::layout::MAX_VCPUS];
+static LAUNCH: Place<Launch> = Place::new();
+static HYPERVISOR: Place<Hypervisor<'static>> = Place::new();
+
+/// The place of something that is made once and stays, and is too large for the stack that everything else runs on.
+struct Place<T> {
+    taken: AtomicBool,
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+// SAFETY: `put` gives the value to its first caller alone.
+unsafe impl<T> Sync for Place<T> {}
+
+impl<T> Place<T> {
+    const fn new() -> Self {
+        Self { taken: AtomicBool::new(false), value: UnsafeCell::new(MaybeUninit::uninit()) }
+    }
+
+    /// Makes the value; once. Never inlined, so that what it is made from leaves the stack.
+    #[inline(never)]
+    fn put(&'static self, make: impl FnOnce() -> T) -> &'static mut T {
+        assert!(!self.taken.swap(true, Ordering::AcqRel), "there is one");
+        // SAFETY: the flag was clear, so nobody has had a reference to the value before, and nobody will.
+        unsafe { (*self.value.get()).write(make()) }
+    }
+}
 
 /// Runs the hypervisor on a host that has been set up.
 pub fn run(boot: &'static BootInfo) -> ! {
-    let mut launch = Launch::new(boot);
+    let launch = LAUNCH.put(|| Launch::new(boot));
     let (ports, console, problems) = lines::open_all(&launch.options);
     launch.line_problems = problems;
     // SAFETY: this runs at CPL 0.
@@ -63,8 +90,8 @@ pub fn run(boot: &'static BootInfo) -> ! {
         Ok(Vendor::Svm) => start::<Svm>(launch, ports, console, MutexGuard::leak(SVM.lock()), false),
         Ok(Vendor::Vmx) => start::<Vmx>(launch, ports, console, MutexGuard::leak(VMX.lock()), true),
         Err(lacks) => {
-            let files = store::open(&launch);
-            let mut hypervisor = Hypervisor::new(None, launch, files);
+            let files = store::open(launch);
+            let hypervisor = HYPERVISOR.put(|| Hypervisor::new(None, launch, files));
             for lack in lacks.as_slice() {
                 hypervisor.fail(format_args!("{lack}"));
             }
@@ -75,7 +102,7 @@ pub fn run(boot: &'static BootInfo) -> ! {
 
 /// Makes a guest on a vendor's processor and serves it.
 fn start<P: Processor + 'static>(
-    mut launch: Launch,
+    launch: &'static mut Launch,
     ports: Ports,
     console: Option<Uart>,
     memory: &'static mut P::Memory,
@@ -85,12 +112,14 @@ where
     Machine<P>: Run,
     P::Format: Send,
 {
-    let made = make::<P>(&launch, console, memory, intel);
+    let made = make::<P>(launch, console, memory, intel);
     // The store has what the guest and its devices have left.
     virtio::reserve(&launch.options);
-    let files = store::open(&launch);
+    let files = store::open(launch);
     match made {
         Ok((mut machine, tables)) => {
+            // SAFETY: this function does not return, and nothing else names the machine again.
+            let machine: &'static mut Machine<P> = unsafe { &mut *&raw mut machine };
             let shared = machine.shared();
             // Where it finds no place, the balloon's own will not either, and that is said.
             if virtio::wants_balloon(&launch.options)
@@ -102,9 +131,9 @@ where
             let attached = machine
                 .with(|devices| virtio::attach(&mut devices.pc, shared, &launch.options, files, &mut links));
             launch.incomplete = attached.is_err();
-            let loaded = launch.load(&mut machine);
-            let mut hypervisor = Hypervisor::new(Some(&mut machine), launch, files);
-            report_options(&mut hypervisor);
+            let loaded = launch.load(machine);
+            let hypervisor = HYPERVISOR.put(|| Hypervisor::new(Some(machine), launch, files));
+            report_options(hypervisor);
             if let Err(error) = attached {
                 hypervisor.fail(format_args!("{error}"));
             }
@@ -116,12 +145,12 @@ where
             if let Err(error) = loaded {
                 hypervisor.fail(format_args!("{error}"));
             }
-            begin(&mut hypervisor);
+            begin(hypervisor);
             services::serve(hypervisor, ports)
         }
         Err(error) => {
-            let mut hypervisor = Hypervisor::new(None, launch, files);
-            report_options(&mut hypervisor);
+            let hypervisor = HYPERVISOR.put(|| Hypervisor::new(None, launch, files));
+            report_options(hypervisor);
             hypervisor.fail(format_args!("{error}"));
             services::serve(hypervisor, ports)
         }

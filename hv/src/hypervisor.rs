@@ -49,7 +49,7 @@ pub struct Hypervisor<'g> {
     /// The guest, once it has been made.
     pub guest: Option<&'g mut dyn Guest>,
     /// What the guest was made from.
-    pub launch: Launch,
+    pub launch: &'static mut Launch,
     /// Whether it runs.
     pub run: RunControl,
     /// The files.
@@ -80,7 +80,7 @@ pub struct Hypervisor<'g> {
 
 impl<'g> Hypervisor<'g> {
     /// A hypervisor whose guest does not run yet.
-    pub fn new(mut guest: Option<&'g mut dyn Guest>, launch: Launch, files: Files) -> Self {
+    pub fn new(mut guest: Option<&'g mut dyn Guest>, launch: &'static mut Launch, files: Files) -> Self {
         let console = guest.as_mut().is_some_and(|guest| guest.console().is_some());
         let mut hypervisor = Self {
             guest,

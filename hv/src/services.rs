@@ -38,17 +38,17 @@ const TURN_NS: u64 = 200_000;
 const FAREWELL_NS: u64 = 2_000_000_000;
 
 /// The services and what they work on.
-struct Services<'g> {
+struct Services {
     monitor: &'static mut Monitor<SESSIONS>,
     /// The line of each session.
     ports: Ports,
-    hypervisor: Hypervisor<'g>,
+    hypervisor: &'static mut Hypervisor<'static>,
     /// Converts the host's TSC to time since start; never stops.
     clock: Clock,
 }
 
 /// Runs the guest and the services. `ports` are the lines of the monitor's sessions.
-pub fn serve(hypervisor: Hypervisor<'_>, ports: Ports) -> ! {
+pub fn serve(hypervisor: &'static mut Hypervisor<'static>, ports: Ports) -> ! {
     let mut clock = Clock::new(timer::tsc_hz());
     clock.start(timer::entry_tsc());
     let monitor = MutexGuard::leak(MONITOR.lock());
@@ -60,7 +60,7 @@ pub fn serve(hypervisor: Hypervisor<'_>, ports: Ports) -> ! {
     }
 }
 
-impl Services<'_> {
+impl Services {
     /// What an operator wants to know about the start, on the log.
     fn report(&self) {
         let hypervisor = &self.hypervisor;
@@ -154,7 +154,7 @@ impl Services<'_> {
     fn step(&mut self, session: usize) -> bool {
         let now = self.now();
         let Some(Some(port)) = self.ports.get_mut(session) else { return false };
-        let more = self.monitor.poll(session, port, &mut self.hypervisor, now);
+        let more = self.monitor.poll(session, port, &mut *self.hypervisor, now);
         if more {
             self.carry_out();
             // A step may take longer than the lines' FIFOs have room for.
@@ -280,7 +280,7 @@ impl Services<'_> {
             let mut busy = false;
             for (session, port) in self.ports.iter_mut().enumerate() {
                 let Some(port) = port else { continue };
-                self.monitor.poll(session, port, &mut self.hypervisor, now);
+                self.monitor.poll(session, port, &mut *self.hypervisor, now);
                 busy |= self.monitor.wants_to_send(session) || !port.is_idle();
             }
             if let Some(guest) = &mut self.hypervisor.guest {
