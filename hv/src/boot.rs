@@ -73,6 +73,7 @@ impl<T> Place<T> {
 
     /// Makes the value; once. Never inlined, so that what it is made from leaves the stack.
     #[inline(never)]
+    #[allow(clippy::mut_from_ref, reason = "it is given once")]
     fn put(&'static self, make: impl FnOnce() -> T) -> &'static mut T {
         assert!(!self.taken.swap(true, Ordering::AcqRel), "there is one");
         // SAFETY: the flag was clear, so nobody has had a reference to the value before, and nobody will.
@@ -118,8 +119,9 @@ where
     let files = store::open(launch);
     match made {
         Ok((mut machine, tables)) => {
+            let place = &raw mut machine;
             // SAFETY: this function does not return, and nothing else names the machine again.
-            let machine: &'static mut Machine<P> = unsafe { &mut *&raw mut machine };
+            let machine: &'static mut Machine<P> = unsafe { &mut *place };
             let shared = machine.shared();
             // Where it finds no place, the balloon's own will not either, and that is said.
             if virtio::wants_balloon(&launch.options)
