@@ -9,6 +9,7 @@ mod bad_input;
 mod clients;
 mod console;
 mod disks;
+mod dmesg;
 mod firmware;
 mod formats;
 mod fuzz;
@@ -72,6 +73,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Qemu, name: "disks", run: disks::run },
     Group { board: Board::Qemu, name: "peripherals", run: peripherals::run },
     Group { board: Board::Qemu, name: "smp", run: smp::run },
+    Group { board: Board::Qemu, name: "dmesg", run: dmesg::run },
     Group { board: Board::Qemu, name: "clients", run: clients::run },
     Group { board: Board::Qemu, name: "machine", run: machine::run },
     Group { board: Board::Qemu, name: "sessions", run: sessions::run },

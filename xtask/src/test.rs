@@ -22,6 +22,15 @@ pub struct Options {
     /// Boot tests whose group's name contains this only
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Exits that the hostile guest makes on each board [default: 1000000]
+    #[arg(long, value_name = "N")]
+    exits: Option<u64>,
+    /// Seed of the hostile guest's random numbers [default: the time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Round of its seed that the hostile guest begins with
+    #[arg(long, value_name = "N")]
+    round: Option<u64>,
 }
 
 /// One step of Cargo: build, lint, test.
@@ -177,6 +186,11 @@ fn boot(options: &Options, tally: &mut Tally) {
     }
     if let Some(only) = &options.only {
         command.args(["--only", only]);
+    }
+    for (name, number) in [("--exits", options.exits), ("--seed", options.seed), ("--round", options.round)] {
+        if let Some(number) = number {
+            command.args([name, &number.to_string()]);
+        }
     }
     let mut counted = None;
     let status =
