@@ -10,8 +10,7 @@ use xtask::qmp::{Client, QmpError};
 /// Runs the group.
 pub fn run(board: Board, report: &Report) -> Result<()> {
     let demo = rig::guest("demo")?;
-    let options =
-        words("-m 64 -name machine -no-shutdown -append words -kernel demo -device virtio-balloon-pci");
+    let options = words("-m 64 -name machine -no-shutdown -append words -kernel demo");
     let mut rig = Running::start(&rig::describe(board, "machine", options, vec![member("demo", demo)])?)?;
     rig.console.expect("tick 1", limit(board, 20)).with_context(|| rig.tail())?;
     report.check(board, "machine::every offered query answers", || queries(&mut rig.qmp()?));
