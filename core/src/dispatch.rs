@@ -3,12 +3,12 @@
 use crate::{
     Error, ErrorClass, Text,
     handlers::{self, Handlers, Poll, StoreFiles},
-    json::{Emit, Object, Value, Writer},
+    json::{Emit, Mark, Object, Value, Writer},
     monitor::{Events, Now, Product},
     schema::{
         self, Command, CommandList, EventData, EventList, SchemaList,
         extensions::{EventsLost, XStoreReadArgs},
-        misc::{AddFdArgs, ClosefdArgs, GetfdArgs, RemoveFdArgs, VersionInfo, VersionTriple},
+        misc::{ClosefdArgs, RemoveFdArgs, VersionInfo, VersionTriple},
         value::Decode,
     },
 };
@@ -128,7 +128,10 @@ impl Call {
         if self.first {
             handlers.observe(self.command, cx);
         }
-        let result = self.families(arguments, handlers, cx, w);
+        let result = match schema::check_arguments(self.command, arguments) {
+            Ok(()) => self.families(arguments, handlers, cx, w),
+            Err(error) => Err(nb::Error::Other(error)),
+        };
         (self.first, self.progress) = (false, cx.progress);
         result
     }
@@ -162,16 +165,11 @@ impl Call {
     ) -> Poll<bool> {
         match self.command {
             Command::QMP_CAPABILITIES => {
-                self.no_arguments(arguments)?;
                 cx.negotiated = true;
                 value(Ok(()), w)
             }
-            Command::QUERY_VERSION => {
-                self.no_arguments(arguments)?;
-                value(Ok(version(cx.product)), w)
-            }
+            Command::QUERY_VERSION => value(Ok(version(cx.product)), w),
             Command::QUERY_COMMANDS | Command::QUERY_EVENTS | Command::QUERY_QMP_SCHEMA => {
-                self.no_arguments(arguments)?;
                 let offered = cx.product.offered;
                 let made = match &mut self.course {
                     Course::Commands(list) => w.fill(|room| list.fill(offered, room)),
@@ -182,93 +180,104 @@ impl Call {
                 Ok(made == 0)
             }
             Command::X_QUERY_EVENTS_LOST => {
-                self.no_arguments(arguments)?;
                 let lost = cx.events.lost(cx.session);
                 value(Ok(EventsLost { lost }), w)
             }
-            Command::X_STORE_READ => {
-                let arguments = self.arguments(arguments)?;
-                self.store_read(arguments, handlers, w)
-            }
+            Command::X_STORE_READ => match decode(arguments) {
+                Some(arguments) => self.store_read(arguments, handlers, w),
+                None => self.unreadable(),
+            },
             // A serial line carries no file descriptors, so there never is one.
-            Command::GETFD => {
-                let GetfdArgs { .. } = self.arguments(arguments)?;
+            Command::GETFD | Command::ADD_FD => {
                 Err(nb::Error::Other(Error::text("No file descriptor supplied via SCM_RIGHTS")))
             }
-            Command::ADD_FD => {
-                let AddFdArgs { .. } = self.arguments(arguments)?;
-                Err(nb::Error::Other(Error::text("No file descriptor supplied via SCM_RIGHTS")))
-            }
-            Command::CLOSEFD => {
-                let ClosefdArgs { fdname } = self.arguments(arguments)?;
-                Err(nb::Error::Other(Error::no_file_descriptor(format_args!("{fdname}"))))
-            }
-            Command::REMOVE_FD => {
-                let RemoveFdArgs { fdset_id, fd } = self.arguments(arguments)?;
-                Err(nb::Error::Other(match fd {
-                    Some(fd) => Error::no_file_descriptor(format_args!("fdset-id:{fdset_id}, fd:{fd}")),
-                    None => Error::no_file_descriptor(format_args!("fdset-id:{fdset_id}")),
-                }))
-            }
+            Command::CLOSEFD => match decode(arguments) {
+                Some(ClosefdArgs { fdname }) => {
+                    Err(nb::Error::Other(Error::no_file_descriptor(format_args!("{fdname}"))))
+                }
+                None => self.unreadable(),
+            },
+            Command::REMOVE_FD => Err(nb::Error::Other(match decode(arguments) {
+                Some(RemoveFdArgs { fdset_id, fd: Some(fd) }) => {
+                    Error::no_file_descriptor(format_args!("fdset-id:{fdset_id}, fd:{fd}"))
+                }
+                Some(RemoveFdArgs { fdset_id, fd: None }) => {
+                    Error::no_file_descriptor(format_args!("fdset-id:{fdset_id}"))
+                }
+                None => return self.unreadable(),
+            })),
             Command::QUERY_FDSETS | Command::QUERY_GIC_CAPABILITIES => {
-                self.no_arguments(arguments)?;
                 w.json("[]");
                 Ok(true)
             }
-            Command::DUMP_SKEYS => {
-                let schema::dump::DumpSkeysArgs { .. } = self.arguments(arguments)?;
-                Err(nb::Error::Other(Error::unsupported()))
-            }
+            Command::DUMP_SKEYS => Err(nb::Error::Other(Error::unsupported())),
             command => Err(absent(command)),
         }
     }
 
-    /// Reads the arguments.
-    pub(crate) fn arguments<'a, T: Decode<'a>>(&self, arguments: Object<'a>) -> Result<T, nb::Error<Error>> {
-        schema::arguments(self.command, arguments).map_err(nb::Error::Other)
-    }
-
-    /// Makes sure that there are no arguments.
-    pub(crate) fn no_arguments(&self, arguments: Object<'_>) -> Result<(), nb::Error<Error>> {
-        schema::no_arguments(self.command, arguments).map_err(nb::Error::Other)
+    /// The result where arguments that passed the check cannot be read.
+    #[cold]
+    pub(crate) fn unreadable(&self) -> Poll<bool> {
+        Err(nb::Error::Other(schema::unreadable(self.command)))
     }
 
     /// Makes elements until there is little room left. `next` writes the element of an index, if there is one.
+    ///
+    /// What is here is compiled for each command; what is not is in the functions behind.
     pub(crate) fn list(
         &mut self,
         w: &mut Writer<'_>,
         mut next: impl FnMut(usize, &mut Writer<'_>) -> Result<bool, Error>,
     ) -> Poll<bool> {
+        let fresh = self.begin_list(w);
+        loop {
+            let mark = w.mark();
+            match next(self.count, w) {
+                Ok(more) => {
+                    if let Some(done) = self.listed(more, fresh, mark, w) {
+                        return Ok(done);
+                    }
+                }
+                Err(error) => return Err(nb::Error::Other(error)),
+            }
+        }
+    }
+
+    /// Begins or goes on with a list. Returns whether there is a whole buffer's room.
+    #[inline(never)]
+    fn begin_list(&mut self, w: &mut Writer<'_>) -> bool {
         if self.begun {
             w.set_comma(self.comma);
         } else {
             w.begin_array();
         }
-        let fresh = w.len() < ENOUGH;
-        loop {
-            let mark = w.mark();
-            if !next(self.count, w)? {
-                w.end_array();
-                if w.overflowed() {
-                    w.rewind(mark);
-                    break;
-                }
-                return Ok(true);
-            }
-            if w.overflowed() {
-                w.rewind(mark);
-                if !fresh || w.len() >= ENOUGH {
-                    break;
-                }
-                // It would never fit: leave it out rather than wait for ever.
-            }
-            self.count = self.count.saturating_add(1);
-            if w.room() < ENOUGH {
-                break;
+        w.len() < ENOUGH
+    }
+
+    /// An element has been written behind `mark`, or there was no `more`. Returns whether that was the end, where this step is
+    /// over.
+    #[inline(never)]
+    fn listed(&mut self, more: bool, fresh: bool, mark: Mark, w: &mut Writer<'_>) -> Option<bool> {
+        if !more {
+            w.end_array();
+            if !w.overflowed() {
+                return Some(true);
             }
         }
-        (self.begun, self.comma) = (true, w.comma());
-        Ok(false)
+        // Without room it is made again in the next step. What would never fit is left out rather than waited for.
+        let again = w.overflowed();
+        if again {
+            w.rewind(mark);
+        }
+        let over = again && (!more || !fresh || w.len() >= ENOUGH);
+        if !over {
+            self.count = self.count.saturating_add(1);
+        }
+        if over || w.room() < ENOUGH {
+            (self.begun, self.comma) = (true, w.comma());
+            return Some(false);
+        }
+        None
     }
 
     /// Lets a handler write text until there is no more room.
@@ -350,9 +359,25 @@ impl Call {
     }
 }
 
+/// Reads arguments that have been checked.
+pub(crate) fn decode<'a, T: Decode<'a>>(arguments: Object<'a>) -> Option<T> {
+    T::decode(Value::Object(arguments))
+}
+
 /// Writes the result of a method that returns it whole.
 pub(crate) fn value<T: Emit>(result: Poll<T>, w: &mut Writer<'_>) -> Poll<bool> {
-    result?.emit(w);
+    match result {
+        Ok(value) => {
+            value.emit(w);
+            whole(w)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether all of a result could be written.
+#[inline(never)]
+fn whole(w: &Writer<'_>) -> Poll<bool> {
     if w.overflowed() {
         return Err(nb::Error::Other(Error::text("The result is too long")));
     }

@@ -5,7 +5,7 @@
 
 use crate::{budget, build, paths, process, size, stack};
 use anyhow::{Context, Result};
-use object::{Object, ObjectSymbol};
+use object::{Object, ObjectSection, ObjectSymbol};
 use std::time::Duration;
 
 /// The longest that building may take.
@@ -21,7 +21,7 @@ pub fn build() -> Result<Vec<u8>> {
     let mut command = build::cargo();
     command.args(["build", "--quiet", "--release", "--target", build::TARGET]);
     command.args(["--manifest-path", "tests/no-panic/Cargo.toml", "--target-dir"]).arg(&target);
-    command.env("RUSTFLAGS", "-C relocation-model=static -C force-unwind-tables=no");
+    command.env("RUSTFLAGS", "-C relocation-model=static");
     let _progress = crate::progress::Progress::start("linking the core on its own".to_owned());
     process::run(&mut command, "cargo build of tests/no-panic", LIMIT)?;
     let file = target.join(build::TARGET).join("release/no-panic");
@@ -63,7 +63,12 @@ pub fn panics(data: &[u8]) -> Result<Vec<String>> {
 
 /// What the core costs: code and constants, and the deepest chain of calls, in bytes.
 pub fn cost(data: &[u8]) -> Result<(u64, stack::Deepest)> {
-    Ok((size::measure(data)?.image(), stack::analyse(data)?))
+    // Unwind tables are for debuggers; a board's link script leaves them out.
+    let file = object::File::parse(data)?;
+    let tables =
+        file.sections().filter(|section| section.name().is_ok_and(|name| name.starts_with(".eh_frame")));
+    let tables: u64 = tables.map(|section| section.size()).sum();
+    Ok((size::measure(data)?.image() - tables, stack::analyse(data)?))
 }
 
 /// What is over its budget.

@@ -25,7 +25,8 @@ macro_rules! family {
             $( method! { $command $kind $method ($($args)*) ($($result)?) } )*
         }
 
-        /// Calls the method of a command of this family. `None`: it is not of this family.
+        /// Calls the method of a command of this family, whose arguments have been checked. `None`: it is not of this family.
+        #[allow(unused_variables)]
         pub(crate) fn $call<H: $family + $crate::handlers::Base + ?Sized>(
             handlers: &mut H,
             call: &mut $crate::dispatch::Call,
@@ -112,41 +113,35 @@ macro_rules! result {
     };
 }
 
-/// The call of one method.
+/// The call of one method. The arguments have been checked.
 macro_rules! run {
     ($command:ident value $method:ident () $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
-        match $call.no_arguments($arguments) {
-            Ok(()) => $crate::dispatch::value($h.$method($cx), $w),
-            Err(error) => Err(error),
-        }
+        $crate::dispatch::value($h.$method($cx), $w)
     };
     ($command:ident value $method:ident (Object<'_>) $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
         $crate::dispatch::value($h.$method($arguments, $cx), $w)
     };
     ($command:ident value $method:ident ($args:ty) $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
-        match $call.arguments($arguments) {
-            Ok(arguments) => $crate::dispatch::value($h.$method(arguments, $cx), $w),
-            Err(error) => Err(error),
+        match $crate::dispatch::decode::<$args>($arguments) {
+            Some(arguments) => $crate::dispatch::value($h.$method(arguments, $cx), $w),
+            None => $call.unreadable(),
         }
     };
     ($command:ident list $method:ident () $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
-        match $call.no_arguments($arguments) {
-            Ok(()) => $call.list($w, |index, w| $crate::dispatch::element($h.$method(index, $cx), w)),
-            Err(error) => Err(error),
-        }
+        $call.list($w, |index, w| $crate::dispatch::element($h.$method(index, $cx), w))
     };
     ($command:ident list $method:ident ($args:ty) $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
-        match $call.arguments::<$args>($arguments) {
-            Ok(arguments) => {
+        match $crate::dispatch::decode::<$args>($arguments) {
+            Some(arguments) => {
                 $call.list($w, |index, w| $crate::dispatch::element($h.$method(arguments, index, $cx), w))
             }
-            Err(error) => Err(error),
+            None => $call.unreadable(),
         }
     };
     ($command:ident text $method:ident ($args:ty) $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
-        match $call.arguments($arguments) {
-            Ok(arguments) => $call.text($w, |text| $h.$method(arguments, text, $cx)),
-            Err(error) => Err(error),
+        match $crate::dispatch::decode::<$args>($arguments) {
+            Some(arguments) => $call.text($w, |text| $h.$method(arguments, text, $cx)),
+            None => $call.unreadable(),
         }
     };
 }

@@ -51,7 +51,8 @@ pub use decl::Throttle;
 pub use introspection::{CommandList, EventList, SchemaList};
 pub use offered::Offered;
 pub use value::{Any, Boxed, List, Source};
-pub use visit::{MAX_DEPTH, arguments, no_arguments};
+pub(crate) use visit::unreadable;
+pub use visit::{MAX_DEPTH, arguments, check_arguments};
 
 use crate::json::Emit;
 

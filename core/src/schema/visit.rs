@@ -22,12 +22,12 @@ const ELEMENT: &str = "null";
 
 /// Checks the arguments of a command and reads them.
 pub fn arguments<'a, T: Decode<'a>>(command: Command, arguments: Object<'a>) -> Result<T, Error> {
-    no_arguments(command, arguments)?;
+    check_arguments(command, arguments)?;
     T::decode(Value::Object(arguments)).ok_or_else(|| unreadable(command))
 }
 
-/// Checks the arguments of a command, and does no more: for commands that take none.
-pub fn no_arguments(command: Command, arguments: Object<'_>) -> Result<(), Error> {
+/// Checks the arguments of a command. What passes can be read by its structure's [`Decode`].
+pub fn check_arguments(command: Command, arguments: Object<'_>) -> Result<(), Error> {
     let ty = match tables::COMMANDS.get(command.index()) {
         Some(entity) if entity.free => return Ok(()),
         Some(entity) if !entity.arguments.is_none() => entity.arguments,
@@ -42,7 +42,7 @@ pub fn no_arguments(command: Command, arguments: Object<'_>) -> Result<(), Error
 
 /// The visitor and the typed reading disagree. Their tests say that they do not.
 #[cold]
-fn unreadable(command: Command) -> Error {
+pub(crate) fn unreadable(command: Command) -> Error {
     Error::generic(format_args!("The arguments of '{}' cannot be read", command.name()))
 }
 

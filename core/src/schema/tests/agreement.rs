@@ -117,7 +117,7 @@ fn check<T>(
     text: &str,
     read: impl FnOnce(crate::json::Object<'_>) -> Result<T, crate::Error>,
 ) -> bool {
-    with_object(text, |object| match (no_arguments(command, object), read(object)) {
+    with_object(text, |object| match (check_arguments(command, object), read(object)) {
         (Ok(()), Ok(_)) => true,
         (Err(first), Err(second)) => {
             assert_eq!(first.description(), second.description());

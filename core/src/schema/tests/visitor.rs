@@ -7,7 +7,7 @@ use crate::schema::*;
 /// What the visitor says to these arguments.
 fn visit(command: &str, arguments: &str) -> Result<(), String> {
     let command = Command::find(command).unwrap();
-    with_object(arguments, |object| no_arguments(command, object)).map_err(|error| {
+    with_object(arguments, |object| check_arguments(command, object)).map_err(|error| {
         assert_eq!(error.class(), ErrorClass::GenericError);
         error.description().into()
     })
