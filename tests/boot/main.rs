@@ -13,6 +13,7 @@ mod dmesg;
 mod firmware;
 mod formats;
 mod fuzz;
+mod generic;
 mod guests;
 mod linux;
 mod machine;
@@ -70,6 +71,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Qemu, name: "guests", run: guests::run },
     Group { board: Board::Qemu, name: "programs", run: programs::run },
     Group { board: Board::Qemu, name: "linux", run: linux::run },
+    Group { board: Board::Qemu, name: "generic", run: generic::run },
     Group { board: Board::Qemu, name: "disks", run: disks::run },
     Group { board: Board::Qemu, name: "peripherals", run: peripherals::run },
     Group { board: Board::Qemu, name: "smp", run: smp::run },

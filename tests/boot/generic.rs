@@ -1,0 +1,42 @@
+//! Debian's generic kernel, which has a driver for everything and so probes everything, with two processors.
+
+use crate::linux;
+use crate::report::Report;
+use crate::rig::{Running, limit, member};
+use anyhow::{Context, Result, ensure};
+use xtask::board::Board;
+use xtask::guest::{self, Guest};
+
+/// Runs the group.
+pub fn run(board: Board, report: &Report) -> Result<()> {
+    let files = guest::files(Guest::LinuxGeneric)?;
+    let mut rig = linux::describe(board, "linux-generic", 2)?;
+    rig.members = vec![member("vmlinuz", files.kernel)];
+    rig.members.extend(files.initrd.map(|path| member("initrd.img", path)));
+    let mut rig = Running::start(&rig)?;
+    let booted = report.check(board, "linux-generic::boots to userspace", || {
+        rig.console.expect("guest: ready", limit(board, 120)).with_context(|| rig.tail())?;
+        rig.console.expect("# ", limit(board, 10))?;
+        Ok(())
+    });
+    if !booted {
+        return Ok(());
+    }
+    report.check(board, "linux-generic::processors", || {
+        let online = linux::shell(&mut rig, "nproc")?;
+        ensure!(online.ends_with('2'), "{online}");
+        Ok(())
+    });
+    report.check(board, "linux-generic::nothing broken in the kernel's log", || {
+        let words = "BUG:|WARNING:|Oops|Call Trace|soft lockup|unchecked MSR|Firmware Bug|nobody cared";
+        let said = linux::shell(&mut rig, &format!("dmesg | grep -cE '{words}'"))?;
+        ensure!(said.ends_with('0'), "{said} lines of alarm");
+        Ok(())
+    });
+    report.check(board, "linux-generic::switches itself off", || {
+        rig.console.send("poweroff -f\n")?;
+        rig.expect_log("the guest has ended", limit(board, 20))
+    });
+    report.check(board, "linux-generic::quit", || rig.quit());
+    Ok(())
+}
