@@ -15,7 +15,7 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
     rig.members.extend(files.initrd.map(|path| member("initrd.img", path)));
     let mut rig = Running::start(&rig)?;
     let booted = report.check(board, "linux-generic::boots to userspace", || {
-        rig.console.expect("guest: ready", limit(board, 120)).with_context(|| rig.tail())?;
+        rig.console.expect("guest: ready", limit(board, 240)).with_context(|| rig.tail())?;
         rig.console.expect("# ", limit(board, 10))?;
         Ok(())
     });
