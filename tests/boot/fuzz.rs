@@ -19,12 +19,20 @@ pub struct Settings {
     pub seed: u64,
     /// Exits on each board.
     pub exits: u64,
+    /// The longest that it may take.
+    limit: Duration,
     /// The round to begin with.
     pub round: u64,
 }
 
-/// Exits on each board where nothing else is asked for.
+/// Exits on each board where nothing else is asked for, as far as [`LIMIT`] lets it.
 pub const EXITS: u64 = 1_000_000;
+
+/// On a machine that is slow or busy, what has been done by then has to do; a number that was asked for has no limit.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// But never less than this.
+const LEAST: u64 = 50_000;
 
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
 
@@ -32,7 +40,8 @@ static SETTINGS: OnceLock<Settings> = OnceLock::new();
 pub fn configure(seed: Option<u64>, exits: Option<u64>, round: u64) {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let seed = seed.unwrap_or(now.as_secs());
-    let _ = SETTINGS.set(Settings { seed, exits: exits.unwrap_or(EXITS), round });
+    let limit = if exits.is_some() { Duration::MAX } else { LIMIT };
+    let _ = SETTINGS.set(Settings { seed, exits: exits.unwrap_or(EXITS), limit, round });
 }
 
 /// How often the monitor is asked.
@@ -144,7 +153,12 @@ impl Driver {
         let mut progress = Instant::now();
         let mut started = false;
         let silence = SILENCE * if board == Board::Bochs { 3 } else { 1 };
+        let start = Instant::now();
         while self.outcome.exits < self.settings.exits {
+            if start.elapsed() > self.settings.limit && self.outcome.exits >= LEAST {
+                println!("fuzz on {}: cut short, for want of time", board.name());
+                break;
+            }
             let end = Instant::now() + POLL;
             while Instant::now() < end {
                 let fresh = self.rig.console.read(POLL / 5);

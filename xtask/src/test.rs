@@ -22,7 +22,7 @@ pub struct Options {
     /// Boot tests whose group's name contains this only
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Exits that the hostile guest makes on each board [default: 1000000]
+    /// Exits that the hostile guest makes on each board [default: 1000000, or what 5 minutes allow]
     #[arg(long, value_name = "N")]
     exits: Option<u64>,
     /// Seed of the hostile guest's random numbers [default: the time]
