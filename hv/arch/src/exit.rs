@@ -112,6 +112,8 @@ pub enum Exit {
     StartUp(u8),
     /// The guest ran an instruction that its virtual CPU does not have (VMX and SVM instructions, MONITOR …).
     UndefinedInstruction,
+    /// The processor has raised #UD for the instruction at RIP, and it has not been delivered.
+    InvalidOpcode,
     /// The guest's write to a control register breaks a rule: #GP(0).
     ControlFault,
     /// A task switch through a TSS or a task gate (VMX; SVM runs it in hardware).
@@ -148,6 +150,7 @@ impl Exit {
             Self::Init => "init",
             Self::StartUp(_) => "start-up",
             Self::UndefinedInstruction => "undefined-instruction",
+            Self::InvalidOpcode => "invalid-opcode",
             Self::ControlFault => "control-fault",
             Self::TaskSwitch => "task-switch",
             Self::MachineCheck => "machine-check",

@@ -7,6 +7,7 @@ use super::vmcb::ControlArea;
 pub const CR4_WRITE: u64 = 0x14;
 pub const CR8_WRITE: u64 = 0x18;
 pub const EXCEPTION_DB: u64 = 0x41;
+pub const EXCEPTION_UD: u64 = 0x46;
 pub const EXCEPTION_GP: u64 = 0x4d;
 pub const EXCEPTION_AC: u64 = 0x51;
 pub const EXCEPTION_MC: u64 = 0x52;
@@ -62,6 +63,7 @@ pub fn decode(control: &ControlArea, decode_assists: bool) -> Exit {
         SHUTDOWN => Exit::Shutdown,
         INIT => Exit::Init,
         EXCEPTION_MC => Exit::MachineCheck,
+        EXCEPTION_UD => Exit::InvalidOpcode,
         VMRUN | VMLOAD..=RDTSCP | INVLPGA | MONITOR..=MWAIT_ARMED | RDPRU | INVPCID => {
             Exit::UndefinedInstruction
         }

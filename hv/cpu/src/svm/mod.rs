@@ -144,8 +144,8 @@ const INTERCEPTS_2: u32 = intercept_2::VMRUN
     | intercept_2::MWAIT_ARMED
     | intercept_2::XSETBV;
 
-/// #DB, #AC (see the module's text) and #MC.
-const EXCEPTION_INTERCEPTS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
+/// #DB, #AC (see the module's text) and #MC; #UD, since a guest may use the other vendor's hypercall instruction.
+const EXCEPTION_INTERCEPTS: u32 = 1 << vector::DB | 1 << vector::UD | 1 << vector::AC | 1 << vector::MC;
 
 /// MSRs that the guest reads and writes without an exit: VMLOAD and VMSAVE switch them (APM vol. 2, 15.5.2).
 const OPEN_MSRS: [u32; 10] = [

@@ -29,8 +29,8 @@ const DR7_RESET: u64 = 0x400;
 pub(super) const VIRTUAL_TPR: usize = 0x80;
 
 /// Exceptions that exit. #DB and #AC since a guest can arrange that delivering them raises them again for ever, with
-/// no exit in between; #MC since it is the host's.
-const EXCEPTIONS: u64 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
+/// no exit in between; #UD since it may be the other vendor's hypercall instruction; #MC since it is the host's.
+const EXCEPTIONS: u64 = 1 << vector::DB | 1 << vector::UD | 1 << vector::AC | 1 << vector::MC;
 
 /// A guest that runs for this part of a second without any exit has one, by the VMX-preemption timer: the host stays in
 /// charge even where an interrupt of its own gets lost. (Bochs 2.7 does not see interrupts for a guest that is entered with

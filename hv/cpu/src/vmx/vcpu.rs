@@ -288,6 +288,7 @@ impl Vmx {
         }
         let event = match information as u8 {
             vector::MC => return Some(Exit::MachineCheck),
+            vector::UD => return Some(Exit::InvalidOpcode),
             vector::AC => Event::fault(vector::AC, self.vmcs.read(Field::EXIT_ERROR_CODE) as u32),
             vector::DB if information & TYPE == TYPE_PRIVILEGED_SOFTWARE => Event {
                 kind: EventKind::PrivilegedSoftwareException,

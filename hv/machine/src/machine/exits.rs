@@ -7,7 +7,7 @@ use monovisor_arch::state::bits;
 use monovisor_arch::{Event, Exit, Gpr, IoExit, MemoryAccess, MemoryExit, Vcpu, vector};
 use monovisor_cpu::control;
 use monovisor_devices::Pc;
-use monovisor_insn::{self as insn, Encoding};
+use monovisor_insn::{self as insn, Encoding, OpcodeMap};
 
 use super::{Activity, Halt, Machine, Step};
 use crate::policy::breakpoint;
@@ -54,6 +54,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             // There are no performance counters to read.
             Exit::ReadPerformanceCounter | Exit::ControlFault => self.general_protection(),
             Exit::UndefinedInstruction => self.exception(Event::exception(vector::UD)),
+            Exit::InvalidOpcode => self.invalid_opcode(),
             Exit::Shutdown => Step::Stop(Halt::TripleFault),
             // A physical INIT or SIPI is not the guest's business.
             Exit::Init | Exit::StartUp(_) => Step::Service,
@@ -215,12 +216,32 @@ impl<V: Vcpu + ?Sized> Machine<V> {
     /// No hypercall is offered (the KVM feature leaf says so). KVM's answer to an unknown one is -ENOSYS, and to one
     /// from user mode -EPERM.
     fn hypercall(&mut self) -> Step {
+        self.answer_hypercall();
+        // VMCALL and VMMCALL have the same length.
+        self.advance(Some(Encoding::VMMCALL))
+    }
+
+    fn answer_hypercall(&mut self) {
         const ENOSYS: i64 = -1000;
         const EPERM: i64 = -1;
         let answer = if self.vcpu.cpl() == 0 { ENOSYS } else { EPERM };
         self.vcpu.set_gpr(Gpr::Rax, answer as u64);
-        // VMCALL and VMMCALL have the same length.
-        self.advance(Some(Encoding::VMMCALL))
+    }
+
+    /// #UD, unless the instruction is the hypercall of the other vendor's processors: guests pick one of the two by what
+    /// they think of their processor, or by trying.
+    fn invalid_opcode(&mut self) -> Step {
+        /// ModRM of VMCALL and VMMCALL, 0F 01.
+        const HYPERCALLS: [u8; 2] = [0xc1, 0xd9];
+        let found = insn::instruction(&mut self.vcpu, self.ram, None).ok().filter(|found| {
+            let known = found.modrm.is_some_and(|modrm| HYPERCALLS.contains(&modrm));
+            found.map == OpcodeMap::Two && found.opcode == 0x01 && known && !found.lock
+        });
+        let Some(found) = found else { return self.exception(Event::exception(vector::UD)) };
+        self.answer_hypercall();
+        let next = self.vcpu.rip().wrapping_add(found.length.into());
+        self.vcpu.set_rip(if self.vcpu.runs_64_bit_code() { next } else { next & 0xffff_ffff });
+        Step::Continue
     }
 
     fn halt(&mut self) -> Step {
