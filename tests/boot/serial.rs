@@ -1,8 +1,9 @@
 //! The serial line at its limits: full speed while the guest never rests, and speeds that cannot be.
 //!
-//! Bochs hands its UART a character each time that one takes at the line's speed, of which the guest's processor makes 4340
-//! instructions at 115200 baud, and has it overrun if nobody fetches it: what is lost there would be lost on a rig. QEMU
-//! waits until the FIFO has room, so it shows that nothing is lost or doubled on the way, at any speed.
+//! Bochs hands its UART a character from a terminal as often as the line's speed says, which at 115200 baud is once in 4340
+//! instructions of its processor, and has it overrun if nobody fetches it: what is lost there would be lost on a rig with
+//! 921600 baud whose processor makes 400 million instructions a second. QEMU waits until the FIFO has room, so it shows
+//! that nothing is lost or doubled on the way, at any speed.
 
 use crate::report::Report;
 use crate::rig::{self, Running, limit, member, words};
@@ -14,7 +15,7 @@ use xtask::board::Board;
 use xtask::qmp::Client;
 
 /// What the `storm` guest can do without rest.
-const STORMS: [&str; 4] = ["cpu", "cpuid", "port", "mmio"];
+const STORMS: [&str; 4] = ["cpuid", "port", "mmio", "cpu"];
 
 /// Characters that are sent in each storm.
 const fn volume(board: Board) -> usize {
@@ -62,6 +63,9 @@ fn not_one_lost(board: Board, storm: &str) -> Result<()> {
     let mut description =
         rig::describe(board, &format!("serial-{storm}"), options, vec![member("storm", kernel)])?;
     description.extra = extra;
+    // A guest that never exits can have Bochs forget an interrupt that was pending at the VM entry, until the next one
+    // comes; a processor takes it before the guest's first instruction (SDM vol. 3, 26.2).
+    description.merciless = storm != "cpu";
     let mut rig = Running::start(&description)?;
     rig.console.expect("STORM", limit(board, 20)).with_context(|| rig.tail())?;
     let mut client = rig.qmp()?;

@@ -47,6 +47,8 @@ pub struct Rig {
     pub deterministic: bool,
     /// A second monitor, on COM3.
     pub second: bool,
+    /// Bochs: the UART of QMP loses what is not fetched in time, as a real one does. Else it waits.
+    pub merciless: bool,
     /// More arguments for the emulator.
     pub extra: Vec<OsString>,
     /// A directory of this rig alone: sockets, the log, the bundle.
@@ -66,6 +68,7 @@ impl Rig {
             processors: 1,
             deterministic: false,
             second: false,
+            merciless: false,
             extra: Vec::new(),
             directory,
         }
@@ -156,10 +159,17 @@ impl Rig {
     }
 
     fn bochs(&self, bundle: Option<&Path>, log: &Path) -> Result<(Sockets, Command)> {
-        let sockets = Sockets::new(self.second, |_| Socket::tcp())?;
+        // From a socket Bochs takes a character only when its UART has been emptied, from a terminal when it has come.
+        let sockets = Sockets::new(self.second, |name| match name {
+            "com1" if self.merciless => Socket::terminal(),
+            _ => Socket::tcp(),
+        })?;
         let lines = sockets.addresses()?.into_iter();
         let lines: String = lines
-            .map(|(com, address)| format!("{com}: enabled=1, mode=socket-client, dev={address}\n"))
+            .map(|(com, address)| {
+                let mode = if address.starts_with('/') { "term" } else { "socket-client" };
+                format!("{com}: enabled=1, mode={mode}, dev={address}\n")
+            })
             .collect();
         let disc = self.directory.join("boot.iso");
         let contents = Contents {

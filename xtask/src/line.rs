@@ -1,9 +1,12 @@
-//! A serial line as an emulator offers it: a stream socket.
+//! A serial line as an emulator offers it: a stream socket, or a terminal.
 
 use anyhow::{Context, Result, bail};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{self, OptionalActions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,6 +18,8 @@ pub enum Line {
     Unix(UnixStream),
     /// Bochs's.
     Tcp(TcpStream),
+    /// Our end of a pseudo-terminal. It ends when the emulator does.
+    Terminal(File),
 }
 
 impl Line {
@@ -23,14 +28,16 @@ impl Line {
         Ok(match self {
             Self::Unix(stream) => Self::Unix(stream.try_clone()?),
             Self::Tcp(stream) => Self::Tcp(stream.try_clone()?),
+            Self::Terminal(file) => Self::Terminal(file.try_clone()?),
         })
     }
 
-    /// Ends both directions, for every handle.
+    /// Ends both directions, for every handle; nothing for a terminal.
     pub fn shutdown(&self) {
         let _ = match self {
             Self::Unix(stream) => stream.shutdown(std::net::Shutdown::Both),
             Self::Tcp(stream) => stream.shutdown(std::net::Shutdown::Both),
+            Self::Terminal(_) => Ok(()),
         };
     }
 
@@ -39,6 +46,7 @@ impl Line {
         match self {
             Self::Unix(stream) => stream.set_read_timeout(limit),
             Self::Tcp(stream) => stream.set_read_timeout(limit),
+            Self::Terminal(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -48,6 +56,11 @@ impl Read for Line {
         match self {
             Self::Unix(stream) => stream.read(buffer),
             Self::Tcp(stream) => stream.read(buffer),
+            // This error is how a terminal says that nobody has its other end any more.
+            Self::Terminal(file) => match file.read(buffer) {
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => Ok(0),
+                result => result,
+            },
         }
     }
 }
@@ -57,6 +70,7 @@ impl Write for Line {
         match self {
             Self::Unix(stream) => stream.write(bytes),
             Self::Tcp(stream) => stream.write(bytes),
+            Self::Terminal(file) => file.write(bytes),
         }
     }
 
@@ -70,6 +84,7 @@ impl AsFd for Line {
         match self {
             Self::Unix(stream) => stream.as_fd(),
             Self::Tcp(stream) => stream.as_fd(),
+            Self::Terminal(file) => file.as_fd(),
         }
     }
 }
@@ -81,6 +96,8 @@ pub enum Socket {
     Unix(UnixListener, PathBuf),
     /// For Bochs: `mode=socket-client`.
     Tcp(TcpListener),
+    /// For Bochs: `mode=term`. Our end, and the name of the other.
+    Terminal(File, PathBuf),
 }
 
 impl Socket {
@@ -94,10 +111,22 @@ impl Socket {
         Ok(Self::Tcp(TcpListener::bind("127.0.0.1:0")?))
     }
 
+    /// Makes a pseudo-terminal, which does nothing to what passes.
+    pub fn terminal() -> Result<Self> {
+        let ours: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        grantpt(&ours)?;
+        unlockpt(&ours)?;
+        let path = PathBuf::from(ptsname(&ours, Vec::new())?.into_string()?);
+        let mut modes = termios::tcgetattr(&ours)?;
+        modes.make_raw();
+        termios::tcsetattr(&ours, OptionalActions::Now, &modes)?;
+        Ok(Self::Terminal(File::from(ours), path))
+    }
+
     /// Where the emulator has to connect to: a path, or HOST:PORT.
     pub fn address(&self) -> Result<String> {
         Ok(match self {
-            Self::Unix(_, path) => path.display().to_string(),
+            Self::Unix(_, path) | Self::Terminal(_, path) => path.display().to_string(),
             Self::Tcp(listener) => listener.local_addr()?.to_string(),
         })
     }
@@ -115,6 +144,7 @@ impl Socket {
                     listener.set_nonblocking(true)?;
                     listener.accept().map(|(stream, _)| Line::Tcp(stream))
                 }
+                Self::Terminal(ours, _) => ours.try_clone().map(Line::Terminal),
             };
             match taken {
                 Ok(line) => {
@@ -124,6 +154,7 @@ impl Socket {
                             stream.set_nonblocking(false)?;
                             stream.set_nodelay(true)?;
                         }
+                        Line::Terminal(_) => {}
                     }
                     return Ok(line);
                 }

@@ -89,22 +89,32 @@ impl Rig {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        let child = self.client(arguments).spawn().unwrap();
-        finish(child)
+        Running(Some(self.client(arguments).spawn().unwrap())).finish()
     }
 }
 
-/// Waits for a process; one that does not end is a failure, and is ended.
-fn finish(mut child: Child) -> Output {
-    let end = Instant::now() + LIMIT;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() >= end {
-            child.kill().unwrap();
-            panic!("it did not end: {:?}", child.wait_with_output());
+/// A process that does not outlive its test.
+struct Running(Option<Child>);
+
+impl Running {
+    /// Waits for its end.
+    fn finish(mut self) -> Output {
+        let end = Instant::now() + LIMIT;
+        while self.0.as_mut().unwrap().try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "it did not end");
+            std::thread::sleep(Duration::from_millis(10));
         }
-        std::thread::sleep(Duration::from_millis(10));
+        self.0.take().unwrap().wait_with_output().unwrap()
     }
-    child.wait_with_output().unwrap()
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 #[test]
@@ -182,6 +192,7 @@ fn the_prompt_has_a_history_and_completes() {
     let ends = [(); 3].map(|()| Stdio::from(terminal.pty.slave.try_clone().unwrap()));
     let [stdin, stdout, stderr] = ends;
     let child = rig.client(&[]).stdin(stdin).stdout(stdout).stderr(stderr).spawn().unwrap();
+    let shell = Running(Some(child));
     terminal.expect("qmp> ");
     terminal.send("query-name\r");
     terminal.expect("\"name\": \"far\"");
@@ -204,5 +215,5 @@ fn the_prompt_has_a_history_and_completes() {
     terminal.expect("RESUME");
     terminal.expect("qmp> ");
     terminal.send("\x04");
-    assert!(finish(child).status.success());
+    assert!(shell.finish().status.success());
 }

@@ -4,6 +4,10 @@
 //! taken once in 12 characters (1 ms at 115200 baud, 130 us at 921600): a running guest is interrupted by them. Sending
 //! goes out in bursts of what the FIFO holds, each begun only when the chip says that it is empty.
 //!
+//! How late that may be in instructions is measured in Bochs, whose UART overruns as a real one does: under guests that exit
+//! without rest, none is lost with 2170 instructions to a character, which are 26,000 from the interrupt at the fourth to a
+//! loss; at half of that some are. At 921600 baud that is a processor that makes 200 million instructions a second.
+//!
 //! COM1 and COM3 share an interrupt, and so do COM2 and COM4. It is edge-triggered: it comes again only when all of its
 //! UARTs have been silent at once, so the handler goes on until it finds them so.
 
