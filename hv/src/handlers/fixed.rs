@@ -2,30 +2,13 @@
 
 use monovisor_core::Context;
 use monovisor_core::handlers::{Block, BlockJobs, Element, Extras};
-use monovisor_core::schema::block_core::{BlockDeviceInfo, BlockInfo, BlockStats, QueryBlockstatsArgs};
 use monovisor_core::schema::block_job::BlockJobInfo;
 use monovisor_core::schema::tpm::{TPMInfo, TpmModel, TpmType};
 
 use crate::hypervisor::Hypervisor;
 
-impl Block for Hypervisor<'_> {
-    fn query_block(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockInfo<'_>> {
-        Ok(None)
-    }
-
-    fn query_blockstats(
-        &mut self,
-        _: QueryBlockstatsArgs,
-        _: usize,
-        _: &mut Context<'_>,
-    ) -> Element<BlockStats<'_>> {
-        Ok(None)
-    }
-
-    fn query_named_block_nodes(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockDeviceInfo<'_>> {
-        Ok(None)
-    }
-}
+// Nothing tells yet what the disks are made of: the block layer comes with its own commands.
+impl Block for Hypervisor<'_> {}
 
 impl BlockJobs for Hypervisor<'_> {
     fn query_block_jobs(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockJobInfo<'_>> {
