@@ -63,9 +63,9 @@ fn not_one_lost(board: Board, storm: &str) -> Result<()> {
     let mut description =
         rig::describe(board, &format!("serial-{storm}"), options, vec![member("storm", kernel)])?;
     description.extra = extra;
-    // A guest that never exits can have Bochs forget an interrupt that was pending at the VM entry, until the next one
-    // comes; a processor takes it before the guest's first instruction (SDM vol. 3, 26.2).
-    description.merciless = storm != "cpu";
+    // Not with guests that exit seldom: Bochs may then serve a pending interrupt late, and its FIFO timer, which runs on
+    // after a late read, gives a character twice.
+    description.merciless = matches!(storm, "cpuid" | "port");
     let mut rig = Running::start(&description)?;
     rig.console.expect("STORM", limit(board, 20)).with_context(|| rig.tail())?;
     let mut client = rig.qmp()?;
