@@ -6,7 +6,6 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{self, ControlModes, OptionalActions};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -33,7 +32,7 @@ impl Pty {
         let mut modes = termios::tcgetattr(&slave).unwrap();
         modes.make_raw();
         termios::tcsetattr(&slave, OptionalActions::Now, &modes).unwrap();
-        Self { master: File::from(OwnedFd::from(master)), slave, path }
+        Self { master: File::from(master), slave, path }
     }
 }
 
