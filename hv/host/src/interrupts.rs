@@ -45,6 +45,8 @@ bitflags! {
         const UART2 = 1 << 5;
         /// COM4, likewise.
         const UART3 = 1 << 6;
+        /// Any serial line.
+        const UARTS = Self::UART0.bits() | Self::UART1.bits() | Self::UART2.bits() | Self::UART3.bits();
     }
 }
 
@@ -160,7 +162,7 @@ fn ioapic_write(ioapic: &IoApic, register: u32, value: u32) {
 /// one has found that there is something.
 pub(crate) fn note(sources: Sources) {
     let cpu = cpu_index();
-    let target = if sources.intersects(Sources::UART0 | Sources::UART1) { 0 } else { cpu };
+    let target = if sources.intersects(Sources::UARTS) { 0 } else { cpu };
     if let Some(pending) = PENDING.get(target) {
         pending.fetch_or(sources.bits(), Ordering::Relaxed);
     }
