@@ -210,11 +210,14 @@ impl<const S: usize> Monitor<S> {
             if bytes.is_empty() {
                 return any;
             }
-            match port.write(bytes) {
-                Ok(0) | Err(_) => return any,
-                Ok(count) if events => ring.sent(count),
-                Ok(count) => reply.sent(count),
+            let Ok(count @ 1..) = port.write(bytes) else { return any };
+            let whole = bytes.get(count.saturating_sub(1)) == Some(&b'\n');
+            if events {
+                ring.sent(count);
+            } else {
+                reply.sent(count);
             }
+            reply.set_cut(!whole);
             any = true;
         }
     }
@@ -232,7 +235,14 @@ impl<const S: usize> Monitor<S> {
             return false;
         };
         if *mode == Mode::Silent {
-            reply.line(|w| greet(w, product));
+            // Behind a line that was cut short, a client that reads lines would not find the greeting.
+            let cut = reply.is_cut();
+            reply.line(|w| {
+                if cut {
+                    w.raw("\r\n");
+                }
+                greet(w, product);
+            });
             *mode = Mode::Negotiation;
             return true;
         }

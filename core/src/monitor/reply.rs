@@ -39,6 +39,8 @@ pub(super) struct Reply {
     phase: Phase,
     /// A line has been begun and its end has not been made.
     open: bool,
+    /// The line has taken the beginning of one and not its end.
+    cut: bool,
     /// Where the `id` is on the message's tape; 0 where the answer has none.
     id: usize,
     echo: Echo,
@@ -52,6 +54,7 @@ impl Reply {
         Self {
             phase: Phase::Idle,
             open: false,
+            cut: false,
             id: 0,
             echo: Echo::new(),
             sent: 0,
@@ -68,6 +71,15 @@ impl Reply {
     /// Whether a line has been begun that is not yet complete in the buffer: no event may go out behind it.
     pub(super) fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// Whether what has gone out last was no end of a line.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    pub(super) fn set_cut(&mut self, cut: bool) {
+        self.cut = cut;
     }
 
     /// Bytes to be sent.
@@ -114,7 +126,7 @@ impl Reply {
         handlers: &mut H,
         cx: &mut dispatch::Context<'_>,
     ) -> bool {
-        let Self { phase, open, id, echo, sent, len, bytes } = self;
+        let Self { phase, open, id, echo, sent, len, bytes, .. } = self;
         let mut w = Writer::new(bytes);
         loop {
             match phase {

@@ -352,6 +352,26 @@ fn a_client_that_vanishes_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_greeting_has_a_line_of_its_own() {
+    let mut rig = Rig::negotiated();
+    // The reply is longer than what one step gives to the line.
+    rig.lines[0].input.extend(br#"{"execute":"query-qmp-schema"}"#.map(Ok));
+    let now = rig.now();
+    while rig.lines[0].output.is_empty() {
+        rig.monitor.poll(0, &mut rig.lines[0], &mut rig.guest, now);
+    }
+    let half = std::mem::take(&mut rig.lines[0].output);
+    assert!(!half.ends_with(b"\n"), "{}", half.len());
+    rig.now += 10_000_000;
+    let said = rig.say(0, b"\xFF");
+    assert!(said.ends_with(&std::format!("\r\n{GREETING}")), "{said}");
+    assert_eq!(said.matches("QMP\"").count(), 1, "{said}");
+    // Where no line was cut, nothing comes before it.
+    rig.now += 10_000_000;
+    assert_eq!(rig.say(0, b"\xFF"), GREETING);
+}
+
+#[test]
 fn long_replies_do_not_hold_up_the_other_session() {
     let mut rig = Rig::negotiated();
     rig.lines[0].pace = 7;
