@@ -66,8 +66,8 @@ struct Group {
     run: fn(Board, &Report) -> anyhow::Result<()>,
 }
 
-/// The groups; each board works through its own in this order. Not on Bochs: disks, with which one command of the guest's
-/// shell dies of a segmentation fault there, each time the same one; why is not known yet.
+/// The groups; each board works through its own in this order. Not on Bochs: disks, with which now and then a process of
+/// the guest dies of a segmentation fault there; why is not known yet.
 const GROUPS: &[Group] = &[
     Group { board: Board::Qemu, name: "guests", run: guests::run },
     Group { board: Board::Qemu, name: "programs", run: programs::run },
