@@ -54,19 +54,8 @@ fn compare(board: Board, processors: u32) -> Result<()> {
 fn without_monovisor(board: Board, processors: u32) -> Result<Vec<String>> {
     let files = guest::files(Guest::Linux)?;
     let socket = Socket::unix(&xtask::paths::cache("boot-tests")?.join(format!("dmesg-plain-{processors}")))?;
-    let mut command = process::command("qemu-system-x86_64");
-    command.args([
-        "-M",
-        "pc",
-        "-accel",
-        "tcg",
-        "-nodefaults",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-cpu",
-        "max",
-    ]);
+    let mut command = xtask::emulator::qemu();
+    command.args(["-cpu", "max"]);
     command.args(["-m", "256", "-smp", &processors.to_string(), "-append", &files.append]);
     command.arg("-kernel").arg(&files.kernel);
     if let Some(initrd) = &files.initrd {

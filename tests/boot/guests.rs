@@ -124,9 +124,9 @@ fn run_suite(rig: &mut Running, kernel: &std::path::Path, suite: &str) -> Result
 
 /// The cases that fail when QEMU starts the same kernel itself.
 fn without_monovisor(kernel: &std::path::Path, suite: &str) -> Result<BTreeSet<String>> {
-    let mut command = process::command("qemu-system-x86_64");
-    command.args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "64", "-nodefaults", "-display", "none"]);
-    command.args(["-no-reboot", "-serial", "stdio", "-append", &format!("run={suite}"), "-kernel"]);
+    let mut command = xtask::emulator::qemu();
+    command.args(["-cpu", "max", "-m", "64"]);
+    command.args(["-serial", "stdio", "-append", &format!("run={suite}"), "-kernel"]);
     command.arg(kernel).stderr(Stdio::null());
     let text = process::capture(&mut command, "plain QEMU", Duration::from_secs(60))?;
     ensure!(text.contains("DONE"), "the guest did not end on plain QEMU:\n{text}");

@@ -132,8 +132,7 @@ impl Rig {
 
     fn qemu(&self, bundle: Option<&Path>, log: &Path) -> Result<(Sockets, Command)> {
         let sockets = Sockets::new(self.second, |name| Socket::unix(&self.directory.join(name)))?;
-        let mut command = process::command("qemu-system-x86_64");
-        command.args(["-M", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"]);
+        let mut command = qemu();
         command.args(["-cpu", &self.cpu, "-m", &self.memory_mib.to_string()]);
         command.args(["-smp", &self.processors.to_string()]);
         for (_, address) in sockets.addresses()? {
@@ -232,6 +231,13 @@ impl Sockets {
         }
         Ok(addresses)
     }
+}
+
+/// QEMU with its PC and nothing in it, without a window: what rigs and their comparison with plain QEMU have in common.
+pub fn qemu() -> Command {
+    let mut command = process::command("qemu-system-x86_64");
+    command.args(["-M", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot"]);
+    command
 }
 
 /// Joins words into one command line: what holds a space, a quote or a backslash is quoted.

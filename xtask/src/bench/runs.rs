@@ -128,19 +128,8 @@ pub fn boot_ratio(image: &Path) -> Result<f64> {
 /// TSC at /init when QEMU starts the kernel itself; there it counts from power-on.
 fn without(kernel: &Path, initrd: &Path) -> Result<f64> {
     let socket = crate::line::Socket::unix(&paths::cache("bench")?.join("plain"))?;
-    let mut command = process::command("qemu-system-x86_64");
-    command.args([
-        "-M",
-        "pc",
-        "-accel",
-        "tcg",
-        "-nodefaults",
-        "-display",
-        "none",
-        "-no-reboot",
-        "-cpu",
-        "max",
-    ]);
+    let mut command = crate::emulator::qemu();
+    command.args(["-cpu", "max"]);
     command.args(["-icount", "shift=0,sleep=off", "-m", &MEMORY.to_string()]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd).args(["-append", "console=ttyS0"]);
     command.args(["-serial", &format!("unix:{}", socket.address()?)]);
