@@ -11,7 +11,7 @@ use std::time::Duration;
 use xtask::board::Board;
 use xtask::guest::{self, Guest};
 use xtask::line::Socket;
-use xtask::process::{self, Supervised};
+use xtask::process::Supervised;
 
 /// Messages of this level and the graver ones below it count (KERN_WARNING).
 const WARNING: u32 = 4;

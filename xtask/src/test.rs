@@ -48,6 +48,8 @@ const FUZZ_JOBS: usize = 2;
 struct Tally {
     passed: u64,
     failed: u64,
+    /// The line of each failure, to be said again at the end: a log of the whole run is thousands of lines long.
+    failures: Vec<String>,
 }
 
 impl Tally {
@@ -61,7 +63,15 @@ impl Tally {
             Err(error) => {
                 self.failed += 1;
                 println!("test {name} ... FAILED\n    {}", format!("{error:#}").replace('\n', "\n    "));
+                self.failures.push(format!("test {name} ... FAILED"));
             }
+        }
+    }
+
+    /// Remembers a test runner's line if it tells of a failure.
+    fn note(&mut self, line: &str) {
+        if is_failure(line) {
+            self.failures.push(line.to_owned());
         }
     }
 
@@ -83,6 +93,9 @@ pub fn main(options: Options) -> Result<u8> {
     if !options.host {
         setup::ensure()?;
         boot(&options, &mut tally);
+    }
+    for failure in &tally.failures {
+        println!("{failure}");
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(u8::from(tally.failed > 0 || tally.passed == 0))
@@ -115,6 +128,7 @@ fn host(tally: &mut Tally) {
     let mut command = cargo(&["test", "--workspace", "--no-fail-fast"]);
     let mut counted = (0, 0);
     let status = process::tee(&mut command, "cargo test", STEP_LIMIT, |line| {
+        tally.note(line);
         if let Some((passed, failed)) = cargo_counts(line) {
             counted = (counted.0 + passed, counted.1 + failed);
         }
@@ -193,8 +207,10 @@ fn boot(options: &Options, tally: &mut Tally) {
         }
     }
     let mut counted = None;
-    let status =
-        process::tee(&mut command, "boot tests", BOOT_LIMIT, |line| counted = plain_counts(line).or(counted));
+    let status = process::tee(&mut command, "boot tests", BOOT_LIMIT, |line| {
+        tally.note(line);
+        counted = plain_counts(line).or(counted);
+    });
     tally.add(counted);
     if counted.is_none() {
         tally.check("boot tests", || bail!("they did not end: {}", status.context("no status")?));
@@ -207,6 +223,11 @@ fn cargo_counts(line: &str) -> Option<(u64, u64)> {
     let mut parts = rest.split("; ");
     let mut number = |word: &str| parts.next()?.strip_suffix(word)?.trim().parse().ok();
     Some((number(" passed")?, number(" failed")?))
+}
+
+/// `test NAME ... FAILED`, with or without the time it took.
+fn is_failure(line: &str) -> bool {
+    line.starts_with("test ") && line.contains(" ... FAILED")
 }
 
 /// `12 passed, 0 failed`
@@ -226,5 +247,7 @@ mod tests {
         assert_eq!(cargo_counts("running 4 tests"), None);
         assert_eq!(plain_counts("40 passed, 2 failed"), Some((40, 2)));
         assert_eq!(plain_counts("test qemu::x ... ok"), None);
+        assert!(is_failure("test qemu::x ... FAILED (1.0 s)") && is_failure("test a::b ... FAILED"));
+        assert!(!is_failure("test qemu::x ... ok (1.0 s)") && !is_failure("test result: FAILED. 1 passed"));
     }
 }
