@@ -3,6 +3,7 @@
 //! `-icount shift=0` makes the TSC count instructions, so a run gives the same figures twice. What the emulator's
 //! wall clock would say has no meaning and is not measured.
 
+mod idle;
 mod latency;
 mod runs;
 
@@ -48,6 +49,7 @@ const DISK: Target = target("virtio-blk, 4 KiB read, one at a time", "instructio
 const DISK_DEEP: Target = target("virtio-blk, 4 KiB read, 32 at once", "instructions", 5_000.0, "");
 const IPI: Target = target("interrupt between processors, send to handler", "instructions", 5_000.0, "");
 const IPI_WAKE: Target = target("the same, to a processor that halts", "instructions", 5_000.0, "");
+const IDLE: Target = target("extra exits of an idle Linux, a virtual second", "exits", 50.0, "");
 const RAM: Target = target("host RAM besides guest and store", "bytes", (4 << 20) as f64, "about 110 MiB");
 const IMAGE: Target = target("board image, code and data", "bytes", crate::budget::IMAGE as f64, "");
 const STATUS: Target = target("query-status, last byte in to first byte out", "instructions", 100_000.0, "");
@@ -99,6 +101,9 @@ pub fn main(options: Options) -> Result<u8> {
         Err(error) => add(IPI, Err(error)),
     }
     add(BOOT, runs::boot_ratio(&image));
+    let idle = idle::linux(&image);
+    let exits = idle.as_ref().ok().map(ToString::to_string);
+    add(IDLE, idle.map(|idle| idle.extra));
     add(STATUS, latency::query_status(&image));
     let bytes = std::fs::read(&image)?;
     add(IMAGE, size::measure(&bytes).map(|sizes| sizes.image() as f64));
@@ -107,6 +112,9 @@ pub fn main(options: Options) -> Result<u8> {
         print_json(&figures);
     } else {
         print_table(&figures);
+        if let Some(exits) = exits {
+            println!("idle Linux: {exits}");
+        }
     }
     Ok(u8::from(figures.iter().any(|figure| !figure.passed())))
 }
