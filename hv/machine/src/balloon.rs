@@ -3,7 +3,8 @@
 //!
 //! A page is taken in three steps, so that no processor can write to it any more when it is cleared: its mapping goes,
 //! every processor drops what it has cached of the mapping, and then it is cleared. The frame stays
-//! the guest's: when the guest touches the page, or says that it takes it back, it is mapped as before, full of zeros.
+//! the guest's: when the guest touches the page, or says that it takes it back, it is mapped as before, full of zeros;
+//! where it does so before the page has been cleared, the page has its content still and keeps it.
 //! Devices that reach a page by its address do so all the time.
 
 use monovisor_arch::GuestMemory;
@@ -24,6 +25,8 @@ pub trait Mapping: Send {
     fn map(&mut self, page: u64) -> bool;
     /// All processors have flushed since the last [`Mapping::unmap`].
     fn flushed(&mut self);
+    /// Fills a page that has been taken with zeros, unless it is mapped again.
+    fn clear(&self, page: u64);
 }
 
 /// The tables of a guest with this RAM.
@@ -58,6 +61,13 @@ impl<F: Format + Send> Mapping for RamMapping<F> {
 
     fn flushed(&mut self) {
         self.tables.flushed();
+    }
+
+    fn clear(&self, page: u64) {
+        if self.tables.translate(page).is_none() {
+            // It is RAM: it was mapped.
+            let _ = self.ram.fill(page, 0, PAGE);
+        }
     }
 }
 
@@ -96,8 +106,9 @@ impl Pages for GuestPages {
         self.flush = None;
         self.shared.with_mapping(|mapping| mapping.flushed());
         for page in &self.taken {
-            // It is RAM: it was mapped.
-            let _ = self.shared.ram().fill(*page, 0, PAGE);
+            // Another processor that touches the page meanwhile gets it as it was or as zeros, and waits no longer than
+            // for one page.
+            self.shared.with_mapping(|mapping| mapping.clear(*page));
         }
         self.taken.clear();
         true
@@ -134,7 +145,19 @@ mod tests {
         assert_eq!(mapping.tables.translate(LARGE), None);
         assert!(mapping.tables.translate(LARGE + PAGE).is_some());
         mapping.flushed();
+        ram.write(LARGE - 1, &[7; 3]).unwrap();
+        let bytes = || {
+            let mut bytes = [1; 3];
+            ram.read(LARGE - 1, &mut bytes).unwrap();
+            bytes
+        };
+        mapping.clear(LARGE);
+        assert_eq!(bytes(), [7, 0, 0]);
         assert!(mapping.map(LARGE) && mapping.map(LARGE));
+        // What the guest has touched again stays as the guest has left it.
+        ram.write(LARGE, &[8]).unwrap();
+        mapping.clear(LARGE);
+        assert_eq!(bytes(), [7, 8, 0]);
         assert_eq!(mapping.tables.translate(LARGE + 5).unwrap().host, host as u64 + LARGE + 5);
         // What is no RAM is nobody's.
         assert!(!mapping.unmap(8 * LARGE) && !mapping.map(8 * LARGE) && !mapping.map(u64::MAX - 4095));

@@ -102,8 +102,8 @@ impl Order {
     }
 }
 
-/// Time that a processor has to answer: to carry an order out or to drop translations, in nanoseconds. It needs some
-/// microseconds: to leave the guest, and to wait for the device lock.
+/// Time that a processor has to carry an order out, in nanoseconds. It needs some microseconds: to leave the guest, and
+/// to wait for the device lock.
 const ANSWER_LIMIT_NS: u64 = 1_000_000_000;
 
 /// What others can reach of one processor. Apart, so that one's word does not share a cache line with another's.
@@ -260,30 +260,6 @@ impl Shared {
 
     // Second-level translations.
 
-    /// Makes sure that no processor of the guest goes by an older state of the second-level tables than the present one:
-    /// to be called after a mapping has been taken away or restricted, by processor `cpu`, and without the device lock,
-    /// for it waits for the others. When this returns true, what was mapped is out of the guest's reach. False: a
-    /// processor does not answer, and what was mapped must not be used for anything else.
-    ///
-    /// A processor need not have entered its guest again by then. It is enough that it has left it and will drop what it
-    /// has cached before it enters: in root mode nothing is reached through these tables.
-    pub fn invalidate(&self, cpu: usize) -> bool {
-        let generation = self.begin_invalidation(cpu);
-        let start = timer::now_tsc();
-        loop {
-            // Two that wait for each other both go on: each has left its guest, and has a call of its own to flush.
-            self.will_flush(cpu);
-            if self.has_dropped(generation) {
-                return true;
-            }
-            if timer::now_tsc().wrapping_sub(start) > self.answer_limit {
-                error!("a processor does not drop its translations");
-                return false;
-            }
-            core::hint::spin_loop();
-        }
-    }
-
     /// Processor `cpu` is in root mode and drops its translations before it enters the guest: it has found the call to,
     /// or made it.
     pub(crate) fn will_flush(&self, cpu: usize) {
@@ -292,28 +268,26 @@ impl Shared {
         }
     }
 
-    /// As [`Shared::invalidate`], for who cannot wait: [`Shared::has_dropped`] says when it has happened. `cpu` is called, too.
-    fn begin_invalidation(&self, cpu: usize) -> u32 {
+    /// Has every processor drop what it has cached of the second-level tables, after a mapping has been taken away or
+    /// restricted. Nobody waits for that here, for the device lock may be held: the number is what to ask
+    /// [`Shared::has_dropped`] with.
+    pub(crate) fn drop_all(&self) -> u32 {
         let generation = self.generation.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         for target in 0..self.count {
-            self.call(cpu, target, attention::FLUSH);
+            // The caller is called too: it leaves the guest once more, and looks.
+            self.call(usize::MAX, target, attention::FLUSH);
         }
         generation
     }
 
-    /// Every processor has dropped what it had cached of this generation of the tables and older ones.
+    /// Every processor has dropped what it had cached of this generation of the tables and older ones: what was mapped is
+    /// out of the guest's reach. It need not have entered its guest again by then. It is enough that it has left it and
+    /// will drop what it has cached before it enters: in root mode nothing is reached through these tables.
     pub(crate) fn has_dropped(&self, generation: u32) -> bool {
         self.slots
             .iter()
             .take(self.count)
             .all(|slot| slot.generation.load(Ordering::Acquire).wrapping_sub(generation).cast_signed() >= 0)
-    }
-
-    /// Begins an invalidation for a device, which is called with the device lock held, by any processor: the number to
-    /// ask [`Shared::has_dropped`] with.
-    pub(crate) fn drop_all(&self) -> u32 {
-        // A processor that calls itself leaves the guest once more, and looks.
-        self.begin_invalidation(usize::MAX)
     }
 
     /// The guest's RAM can be taken from it, by `mapping`. May be called once.
@@ -534,19 +508,16 @@ mod tests {
 
     #[test]
     fn translations_are_dropped_by_all() {
-        let alone = shared(1);
-        assert!(alone.invalidate(0));
-        assert_eq!(alone.take_attention(0), attention::FLUSH);
         let shared = shared(2);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while shared.take_attention(1) & attention::FLUSH == 0 {
-                    std::thread::yield_now();
-                }
-                shared.will_flush(1);
-            });
-            assert!(shared.invalidate(0));
-        });
-        assert!(shared.wants(0));
+        let first = shared.drop_all();
+        assert!((0..2).all(|cpu| shared.take_attention(cpu) == attention::FLUSH));
+        shared.will_flush(0);
+        assert!(!shared.has_dropped(first));
+        let second = shared.drop_all();
+        shared.will_flush(1);
+        // Who drops the newest state has none of the older ones.
+        assert!(shared.has_dropped(first) && !shared.has_dropped(second));
+        shared.will_flush(0);
+        assert!(shared.has_dropped(second));
     }
 }
