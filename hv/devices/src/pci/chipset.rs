@@ -13,6 +13,9 @@ const INTEL: u16 = 0x8086;
 
 /// PIRQ route control registers of the ISA bridge.
 const PIRQ_ROUTE: u8 = 0x60;
+/// Interrupts that they can name, one bit each: 3 to 7, 9 to 12, 14 and 15; the others, which the bridge needs itself, are
+/// reserved (82371SB data sheet, 2.2.8), and route to nothing here.
+const ROUTABLE: u16 = 0xdef8;
 
 const fn identity(device: u16, revision: u8, class: u32) -> Identity {
     Identity {
@@ -45,7 +48,7 @@ impl Chipset {
     /// The ISA interrupt that a PIRQ (0 to 3) is routed to.
     pub fn pirq_route(&self, pirq: usize) -> Option<u8> {
         let value = self.isa_bridge.get(PIRQ_ROUTE + (pirq as u8 & 3));
-        (value & 0x80 == 0).then_some(value & 15)
+        (value & 0x80 == 0 && ROUTABLE >> (value & 15) & 1 == 1).then_some(value & 15)
     }
 }
 
@@ -138,5 +141,10 @@ mod tests {
         assert_eq!(chipset.pirq_route(1), None);
         chipset.isa_bridge.write(0x61, 1, 0x05);
         assert_eq!(chipset.pirq_route(1), Some(5));
+        // Else a card could hold the timer's interrupt, or the second 8259's, high for good.
+        for reserved in [0, 1, 2, 8, 13] {
+            chipset.isa_bridge.write(0x61, 1, reserved);
+            assert_eq!(chipset.pirq_route(1), None);
+        }
     }
 }
