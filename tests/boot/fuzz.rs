@@ -11,6 +11,7 @@ use serde_json::json;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use xtask::board::Board;
+use xtask::qmp::{Client, QmpError};
 
 /// What the command line asks for.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +30,7 @@ pub struct Settings {
 pub const EXITS: u64 = 1_000_000;
 
 /// On a machine that is slow or busy, what has been done by then has to do; a number that was asked for has no limit.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// But never less than this.
 const LEAST: u64 = 50_000;
@@ -47,8 +48,9 @@ pub fn configure(seed: Option<u64>, exits: Option<u64>, round: u64) {
 /// How often the monitor is asked.
 const POLL: Duration = Duration::from_millis(500);
 
-/// A guest that has said nothing for so long hangs; on Bochs three times that.
-const SILENCE: Duration = Duration::from_secs(10);
+/// A guest that has said nothing for so long gets an NMI from outside, and if it goes on saying nothing for as long again, a
+/// reset; on Bochs three times that.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Rounds may end badly, but most must be played: so many in a hundred at least.
 const PLAYED: u64 = 80;
@@ -59,10 +61,17 @@ const DOCUMENTED: [&str; 2] = ["cannot be emulated", "used a hardware task switc
 /// Bytes of the disk.
 const DISK: usize = 256 << 10;
 
-/// Devices that the guest abuses besides those of every PC.
+/// Devices that the guest abuses besides those of every PC: one of each kind.
 const DEVICES: &str = "-drive file=disk.img,format=raw,if=virtio,snapshot=on \
                        -drive file=disk.img,format=raw,if=none,id=d1,readonly=on \
-                       -device virtio-blk-pci,drive=d1,num-queues=2 -device pc-testdev";
+                       -device virtio-blk-pci,drive=d1,num-queues=2 \
+                       -object rng-random,id=r0 -device virtio-rng-pci,rng=r0 \
+                       -device virtio-balloon-pci \
+                       -chardev ringbuf,id=console,size=4k -chardev ringbuf,id=port,size=4k \
+                       -device virtio-serial-pci,id=vs0 -device virtconsole,chardev=console,bus=vs0.0 \
+                       -device virtserialport,chardev=port,name=org.monovisor.fuzz,bus=vs0.0 \
+                       -device virtio-keyboard-pci -device virtio-mouse-pci -device virtio-tablet-pci \
+                       -device pc-testdev";
 
 /// Lines of the guest's that are kept for messages.
 const RECENT: usize = 8;
@@ -79,7 +88,12 @@ struct Outcome {
     resets: u64,
     off: u64,
     unemulated: u64,
-    hangs: u64,
+    /// It stood for long, and an NMI from outside had it go on.
+    woken: u64,
+    /// It was reset from outside, in HLT.
+    halted: u64,
+    /// The same, while it ran.
+    loops: u64,
     answers: u64,
     slowest: Duration,
 }
@@ -117,10 +131,12 @@ fn play(board: Board, settings: Settings) -> Result<()> {
     };
     let start = Instant::now();
     let played = driver.play();
-    let Outcome { exits, rounds, traps, resets, off, unemulated, hangs, answers, slowest } = driver.outcome;
+    let Outcome { exits, rounds, traps, resets, off, unemulated, woken, halted, loops, answers, slowest } =
+        driver.outcome;
     println!(
         "fuzz on {}: seed {}: {exits} exits in {rounds} rounds, {traps} traps, {:.0} s; {resets} resets, {off} times \
-         off, {unemulated} times not emulated, {hangs} hangs; {answers} answers, the slowest after {:.2} s",
+         off, {unemulated} times not emulated, {woken} times woken up, {halted} times halted for good, {loops} times \
+         in a loop for good; {answers} answers, the slowest after {:.2} s",
         board.name(),
         settings.seed,
         start.elapsed().as_secs_f64(),
@@ -152,6 +168,7 @@ impl Driver {
         let mut client = self.rig.qmp()?;
         let mut progress = Instant::now();
         let mut started = false;
+        let mut called = false;
         let silence = SILENCE * if board == Board::Bochs { 3 } else { 1 };
         let start = Instant::now();
         while self.outcome.exits < self.settings.exits {
@@ -165,8 +182,10 @@ impl Driver {
                 self.heard.push_str(&fresh);
                 if self.listen(&mut started)? {
                     progress = Instant::now();
+                    self.outcome.woken += u64::from(core::mem::take(&mut called));
                 }
             }
+            self.operate(&mut client)?;
             let asked = Instant::now();
             let status = client.execute("query-status", json!({})).context("the monitor is silent")?;
             self.outcome.answers += 1;
@@ -174,9 +193,20 @@ impl Driver {
             client.events.clear();
             match status["status"].as_str().unwrap_or_default() {
                 "running" if progress.elapsed() < silence => continue,
+                "running" if !called => {
+                    self.note("stands", &registers(&mut client)?);
+                    client.execute("inject-nmi", json!({}))?;
+                    called = true;
+                    progress = Instant::now();
+                    continue;
+                }
                 "running" => {
-                    self.outcome.hangs += 1;
-                    self.note("hangs");
+                    let registers = registers(&mut client)?;
+                    self.note("hangs", &registers);
+                    match registers.contains("HLT=1") {
+                        true => self.outcome.halted += 1,
+                        false => self.outcome.loops += 1,
+                    }
                 }
                 "shutdown" => self.outcome.off += 1,
                 "internal-error" => {
@@ -189,9 +219,26 @@ impl Driver {
             if status["status"] != "running" {
                 client.execute("cont", json!({}))?;
             }
+            called = false;
             progress = Instant::now();
         }
         Ok(())
+    }
+
+    /// Gives the devices something to do from the monitor's side: bytes for a port, a key, another size for the balloon. What the
+    /// guest has made of them decides whether that comes through.
+    fn operate(&mut self, client: &mut Client) -> Result<()> {
+        let key = json!({"keys": [{"type": "qcode", "data": "a"}]});
+        let (command, arguments) = match self.outcome.answers % 4 {
+            0 => ("ringbuf-write", json!({"device": "port", "data": "monovisor"})),
+            1 => ("send-key", key),
+            2 => ("balloon", json!({"value": (48 + self.outcome.answers % 16) << 20})),
+            _ => ("ringbuf-read", json!({"device": "console", "size": 4096})),
+        };
+        match client.execute(command, arguments) {
+            Err(error) if error.downcast_ref::<QmpError>().is_none() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Looks for what the guest has said; true when there was something.
@@ -211,9 +258,11 @@ impl Driver {
                     self.next += 1;
                 }
                 *started = true;
-                let line = format!("\n{} {} {}\n", self.settings.seed, self.next, u32::MAX);
-                self.rig.console.send(&line)?;
+                self.begin()?;
                 something = true;
+            } else if line.ends_with("AGAIN") {
+                // Something that was typed for the round before came to it first.
+                self.begin()?;
             } else if line.starts_with("FAIL") || line.starts_with("LOST") {
                 // The guest's own failure is not the machine's, but it is to be seen.
                 println!("fuzz on {}: round {}: {line}", self.rig.board.name(), self.next);
@@ -239,9 +288,16 @@ impl Driver {
         Ok(something)
     }
 
+    /// Says which rounds are to be played.
+    fn begin(&mut self) -> Result<()> {
+        let line = format!("\n{} {} {}\n", self.settings.seed, self.next, u32::MAX);
+        self.rig.console.send(&line)
+    }
+
     /// A line for whoever looks for the reason; `trace` on the guest's command line has it name each step.
-    fn note(&self, what: &str) {
-        println!("fuzz on {}: round {} {what}; it said {:?}", self.rig.board.name(), self.next, self.said());
+    fn note(&self, what: &str, registers: &str) {
+        let (board, round, said) = (self.rig.board.name(), self.next, self.said());
+        println!("fuzz on {board}: round {round} {what}: {registers}; it said {said:?}");
     }
 
     /// The end of what the guest said.
@@ -272,4 +328,14 @@ impl Driver {
             Some(line) => bail!("on the log: {line}; {}", self.rig.tail()),
         }
     }
+}
+
+/// Where the processors are, what their flags are, and whether they are in HLT: what tells a guest that has put itself
+/// to sleep from one that has lost an interrupt.
+fn registers(client: &mut Client) -> Result<String> {
+    let answer = client.execute("human-monitor-command", json!({"command-line": "info registers"}))?;
+    let lines = answer.as_str().unwrap_or_default().lines();
+    let wanted: Vec<&str> =
+        lines.filter(|line| ["RIP", "CS", "CR0"].iter().any(|name| line.starts_with(name))).collect();
+    Ok(wanted.join(" "))
 }

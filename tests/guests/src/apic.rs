@@ -7,6 +7,9 @@ pub const LOCAL: u64 = 0xfee0_0000;
 /// Address of the I/O APIC's registers.
 pub const IO: u64 = 0xfec0_0000;
 
+/// Pins of the I/O APIC.
+const IO_PINS: u32 = 24;
+
 /// Registers of the local APIC (SDM vol. 3 table 10-1).
 pub mod register {
     #![allow(missing_docs, reason = "the names are the manual's")]
@@ -25,6 +28,7 @@ pub mod register {
     pub const ICR_HIGH: u64 = 0x310;
     pub const LVT_TIMER: u64 = 0x320;
     pub const LVT_LINT0: u64 = 0x350;
+    pub const LVT_LINT1: u64 = 0x360;
     pub const TIMER_INITIAL: u64 = 0x380;
     pub const TIMER_CURRENT: u64 = 0x390;
     pub const TIMER_DIVIDE: u64 = 0x3e0;
@@ -97,6 +101,13 @@ pub fn io_redirect(pin: u32, value: u64) {
     io_write(0x10 + 2 * pin, 1 << 16);
     io_write(0x11 + 2 * pin, (value >> 32) as u32);
     io_write(0x10 + 2 * pin, value as u32);
+}
+
+/// Masks all pins of the I/O APIC.
+pub fn io_mask_all() {
+    for pin in 0..IO_PINS {
+        io_write(0x10 + 2 * pin, 1 << 16);
+    }
 }
 
 /// Initialises the 8259 pair: vectors 0x20 to 0x2f, `mask` holds one bit an input that stays masked.

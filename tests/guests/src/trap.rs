@@ -19,7 +19,7 @@ trap_stubs:
     .endif
     .byte 0x68                  // push vector
     .long vector
-    jmp trap_common
+    jmp qword ptr [rip + {common}]
     .set vector, vector + 1
     .endr
 
@@ -74,12 +74,18 @@ trap_common:
     add rsp, 16
     iretq
 "#,
+    common = sym COMMON,
     trap = sym trap
 );
 
 unsafe extern "C" {
     static trap_stubs: [[u8; 16]; 256];
+    fn trap_common();
 }
+
+/// What the stubs go on with: on the stack are the vector and an error code, 0 where the processor gives none, below what the
+/// processor has pushed.
+static COMMON: AtomicU64 = AtomicU64::new(0);
 
 /// What the stub and the CPU pushed.
 #[repr(C)]
@@ -110,6 +116,9 @@ pub type Gate = [u64; 2];
 
 static mut IDT: [Gate; 256] = [[0; 2]; 256];
 
+/// Limit and base of the IDT, for LIDT.
+pub static mut IDT_POINTER: [u16; 5] = [0; 5];
+
 /// Where an expected exception goes on; 0 when none is expected. Written by `attempt!`.
 pub static RESUME: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicU32 = AtomicU32::new(NONE);
@@ -127,20 +136,27 @@ pub const PIC_FIRST: u8 = 0x20;
 
 /// Builds and loads the IDT, all gates on the trap stack.
 pub fn init() {
+    go_on_with(trap_common);
     for vector in 0..=255 {
         set_gate(vector, gate(vector));
     }
     load();
 }
 
+/// Has all exceptions and interrupts go on with `handler`, which finds the vector and the error code on the stack.
+pub fn go_on_with(handler: unsafe extern "C" fn()) {
+    COMMON.store(handler as *const () as u64, Relaxed);
+}
+
 /// Loads the IDT on the processor that runs this.
 pub fn load() {
-    let pointer: [u16; 5] = {
-        let base = &raw const IDT as u64;
-        [4095, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16]
-    };
-    // SAFETY: the table is static and complete.
-    unsafe { asm!("lidt [{}]", in(reg) &pointer, options(nostack)) };
+    let base = &raw const IDT as u64;
+    let pointer = [4095, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16];
+    // SAFETY: the table is static and complete; all processors write the same pointer.
+    unsafe {
+        (&raw mut IDT_POINTER).write_volatile(pointer);
+        asm!("lidt [{}]", in(reg) &raw const IDT_POINTER, options(nostack));
+    }
 }
 
 /// The gate that belongs to a vector.

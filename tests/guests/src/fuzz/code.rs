@@ -177,7 +177,7 @@ impl Code {
     pub fn run_watched_on(&mut self, cr3: u64) -> (Trap, u64) {
         let before = watchdog::arm();
         let (trap, exits) = self.run_on(cr3);
-        (trap, exits + before)
+        (trap, exits + before + watchdog::disarm())
     }
 }
 

@@ -209,15 +209,16 @@ pub fn serve() -> ! {
     let trap = code.exit(&[0xfa, 0xf4]).run_watched().0;
     println!("WATCHDOG {}", if trap.vector == 2 { "good" } else { "bad" });
     let mut line = [0; 80];
+    // `trace` on the command line names each step as it begins, to find the one that ends the guest.
+    println!("READY");
     loop {
-        // `trace` on the command line names each step as it begins, to find the one that ends the guest.
-        println!("READY");
         let text = console::read_line(&mut line);
         let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
         let (Some(Ok(seed)), Some(Ok(first)), Some(Ok(last))) =
             (numbers.next(), numbers.next(), numbers.next())
         else {
             println!("what is {text:?}?");
+            println!("AGAIN");
             continue;
         };
         println!("seed {seed}");

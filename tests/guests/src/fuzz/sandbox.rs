@@ -6,7 +6,7 @@
 //! machine is reset from outside.
 
 use crate::boot::{PD, PML4, end_of_image};
-use crate::trap::Gate;
+use crate::trap;
 use core::arch::global_asm;
 
 /// Random code is put here and executed.
@@ -32,27 +32,14 @@ const IMAGE: u64 = 0x100_0000;
 const LARGE: u64 = 2 << 20;
 /// Entries of this kernel's descriptor table.
 pub const DESCRIPTORS: u64 = 9;
+/// So many NMIs in this kernel, between one piece of hostile code and the next, are a storm.
+const STORM: u32 = 64;
 /// RAM that this guest is started with at least.
 const RAM_END: u64 = 64 << 20;
 
 global_asm!(
     r#"
     .section .text.fuzz, "ax"
-    .balign 16
-fuzz_stubs:
-    .set vector, 0
-    .rept 256
-    .balign 16
-    .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
-    .else
-    .byte 0x6a, 0               // push 0
-    .endif
-    .byte 0x68                  // push vector
-    .long vector
-    jmp fuzz_trap
-    .set vector, vector + 1
-    .endr
-
     // Whatever state the CPU is in: back to this kernel's. Nothing but the trap stack is written before CR3 is.
 fuzz_trap:
     cld
@@ -109,12 +96,38 @@ fuzz_trap:
     pop rbp
     pop rbx
     ret
-    // In this kernel itself: an NMI that came late is nothing, anything else is the end.
+    // In this kernel itself: an NMI that came late is nothing, anything else is the end. NMIs that leave no time for
+    // anything else are stopped.
 8:  cmp byte ptr [rsp + 8], 2
     jne 9f
-    pop rax
+    inc dword ptr [rip + {late}]
+    cmp dword ptr [rip + {late}], {storm_at}
+    jae 7f
+6:  pop rax
     add rsp, 16
     iretq
+7:  push rcx
+    push rdx
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    sub rsp, 512
+    fxsave64 [rsp]
+    call {storm}
+    fxrstor64 [rsp]
+    add rsp, 512
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    jmp 6b
 9:  mov rdi, [rsp + 8]
     mov rsi, [rsp + 24]
     mov rdx, [rsp + 16]
@@ -157,14 +170,17 @@ fuzz_enter:
     cr0 = sym CR0,
     cr4 = sym CR4,
     debug = sym CLEAR_DEBUG,
-    idt = sym IDT_POINTER,
+    idt = sym trap::IDT_POINTER,
     trap = sym TRAP,
     resume = sym RESUME_RSP,
     lost = sym lost,
+    late = sym LATE,
+    storm_at = const STORM,
+    storm = sym storm,
 );
 
 unsafe extern "C" {
-    static fuzz_stubs: [[u8; 16]; 256];
+    fn fuzz_trap();
     fn fuzz_enter(registers: *const Registers, cr3: u64);
     static mut TSS: [u8; 104];
     static GDT: [u64; DESCRIPTORS as usize];
@@ -219,12 +235,12 @@ struct Table([u64; 512]);
 
 static mut INSIDE: u8 = 0;
 static mut CLEAR_DEBUG: u8 = 0;
+/// NMIs that came while this kernel was at work, since it last began something.
+static mut LATE: u32 = 0;
 static mut CR0: u64 = 0;
 static mut CR4: u64 = 0;
 static mut TRAP: Trap = Trap { vector: 0, error: 0, rip: 0, cr2: 0 };
 static mut RESUME_RSP: u64 = 0;
-static mut IDT: [Gate; 256] = [[0; 2]; 256];
-static mut IDT_POINTER: [u16; 5] = [0; 5];
 static mut TOP: Table = Table([0; 512]);
 static mut MIDDLE: Table = Table([0; 512]);
 static mut NEAR_TOP: Table = Table([0; 512]);
@@ -238,7 +254,7 @@ const WRITE: u64 = 2;
 const USER: u64 = 4;
 const LARGE_PAGE: u64 = 0x80;
 
-/// Makes the tables and takes over the IDT. `debug` says that debug registers are played with.
+/// Makes the tables and takes over what comes through the IDT. `debug` says that debug registers are played with.
 pub fn init(debug: bool) {
     assert!(end_of_image() <= IMAGE + LARGE, "this kernel has outgrown its large page");
     let (cr0, cr4) = (crate::read_cr!("cr0"), crate::read_cr!("cr4"));
@@ -247,22 +263,13 @@ pub fn init(debug: bool) {
         (&raw mut CLEAR_DEBUG).write_volatile(u8::from(debug));
         (&raw mut CR0).write_volatile(cr0);
         (&raw mut CR4).write_volatile(cr4);
-        for vector in 0..256 {
-            let address = &raw const fuzz_stubs[vector] as u64;
-            // An NMI may come while another handler runs: it has a stack of its own.
-            let stack = if vector == 2 { 2 } else { 1 };
-            (&raw mut IDT[vector]).write_volatile([
-                address & 0xffff | 8 << 16 | stack << 32 | 0x8e << 40 | (address >> 16 & 0xffff) << 48,
-                address >> 32,
-            ]);
-        }
-        let base = &raw const IDT as u64;
-        let pointer = [4095, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16];
-        (&raw mut IDT_POINTER).write_volatile(pointer);
+        trap::go_on_with(fuzz_trap);
+        // An NMI may come while another handler runs: it has a stack of its own.
+        let [low, high] = trap::gate(2);
+        trap::set_gate(2, [low & !(7 << 32) | 2 << 32, high]);
         let stacks = (&raw mut TSS).cast::<u8>().add(36).cast::<u64>();
         stacks.write_unaligned(TRAP_STACKS + 0x8000);
         stacks.add(1).write_unaligned(TRAP_STACKS + 0x1_0000);
-        core::arch::asm!("lidt [{}]", in(reg) &raw const IDT_POINTER, options(nostack));
 
         TOP.0[0] = &raw const MIDDLE as u64 | PRESENT | WRITE | USER;
         TOP.0[1] = &raw const FAR as u64 | PRESENT | WRITE | USER;
@@ -321,9 +328,16 @@ pub fn run(registers: &Registers, cr3: u64) -> Trap {
     // SAFETY: the code has nothing writable that this kernel relies on, by the tables; where it gets around that, the
     // machine is reset from outside. `fuzz_enter` comes back with the registers that the calling convention keeps.
     unsafe {
+        (&raw mut LATE).write_volatile(0);
         fuzz_enter(registers, cr3);
         (&raw const TRAP).read_volatile()
     }
+}
+
+/// Hostile code has set up a timer whose interrupts come as NMIs, faster than they can be handled: no pin of the I/O APIC
+/// lets anything through any more.
+extern "C" fn storm() {
+    crate::apic::io_mask_all();
 }
 
 extern "C" fn lost(vector: u64, rip: u64, error: u64) -> ! {

@@ -320,7 +320,7 @@ fn negotiate(round: &mut Round, device: &Device) {
         device.write(round, COMMON, field::DRIVER_FEATURE, 4, chosen);
     }
     status(round, 11);
-    for queue in 0..1 + round.random.below(5) {
+    for queue in 0..1 + round.random.below(QUEUES) {
         device.write(round, COMMON, field::QUEUE_SELECT, 2, queue);
         let most = device.read(round, COMMON, field::QUEUE_SIZE, 2);
         let size = match round.random.below(8) {
@@ -479,7 +479,7 @@ fn descriptor(random: &mut Random, at: u64, index: u64, entries: u64) {
 
 /// Descriptors and tables of them, made available in order or not, and notified.
 fn traffic(round: &mut Round, device: &Device) {
-    let queue = round.random.below(4);
+    let queue = if round.random.once_in(3) { round.random.below(QUEUES) } else { round.random.below(2) };
     let base = ring(queue);
     let random = &mut round.random;
     for _ in 0..24 {
@@ -514,6 +514,10 @@ fn traffic(round: &mut Round, device: &Device) {
         let value = if round.random.once_in(16) { round.value() } else { queue };
         let offset = if round.random.once_in(16) { round.random.below(0x1000) } else { notify_offset };
         device.write(round, NOTIFY, offset, 2, value);
+        // A reset, or a queue's, while the device may be at work; or the driver goes on as if nothing were.
+        if round.random.once_in(64) {
+            device.write(round, COMMON, field::STATUS, 1, 0);
+        }
     }
     device.write(round, COMMON, field::QUEUE_SELECT, 2, queue);
     device.read(round, COMMON, field::QUEUE_NOTIFY_OFF, 2);
