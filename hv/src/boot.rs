@@ -28,7 +28,7 @@ use crate::configure;
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
 use crate::lines::{self, Ports};
-use crate::machine::{MAX_CPUS, Machine, Parts, Run, Shared, Slot, Slots, host_cpuid};
+use crate::machine::{Cold, MAX_CPUS, Machine, Parts, Run, Shared, Slot, Slots, host_cpuid};
 use crate::policy::model::{Base, Complaint, Features, Instructions};
 use crate::policy::{cpuid, features};
 use crate::ram::GuestRam;

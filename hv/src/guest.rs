@@ -7,7 +7,7 @@ use monovisor_loader::{EntryState, apply};
 use monovisor_machine::{Devices, Registers};
 
 use crate::hmp::Snapshot;
-use crate::machine::{Machine, Run, SliceEnd};
+use crate::machine::{Cold, Machine, Run, SliceEnd};
 use crate::ram::GuestRam;
 
 /// A guest behind one pointer: the monitor and the services do not care which vendor's processors run it.

@@ -15,4 +15,6 @@ pub mod state;
 pub use event::{Event, EventKind, vector};
 pub use exit::{EntryFailure, Exit, InstructionBytes, IoExit, MemoryAccess, MemoryExit, StringIo};
 pub use memory::{GuestMemory, MemoryError};
-pub use state::{Control, CpuMode, DescriptorTable, Gpr, Segment, SegmentName, Vcpu, VcpuState};
+pub use state::{
+    Control, CpuMode, DescriptorTable, Gpr, Segment, SegmentName, Vcpu, VcpuState, VectorRegister,
+};

@@ -145,6 +145,17 @@ pub enum CpuMode {
     Long64,
 }
 
+/// A register of the extended state that an instruction moves whole or in part. Numbers are 0 to 7 (MMX) and 0 to 15.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VectorRegister {
+    /// 64 bits, in the x87 registers.
+    Mmx(u8),
+    /// 128 bits; what is above them stays when these are written.
+    Xmm(u8),
+    /// 256 bits; what is above them is cleared when these are written, as by VEX-encoded instructions.
+    Ymm(u8),
+}
+
 /// Bits of CR0, CR4, EFER and RFLAGS that are used in more than one place.
 pub mod bits {
     #![allow(missing_docs)]
@@ -229,6 +240,16 @@ pub trait VcpuState {
     fn control(&self) -> Control;
     /// Sets control registers and EFER without the checks of a guest's MOV; for reset, start-up and restore.
     fn set_control(&mut self, control: Control);
+
+    /// A vector register, 64 bits an element from the lowest on; what is above its width reads as 0. `None` where there is no
+    /// such register, or the guest has not switched its state on in XCR0. With access to an MMX register the x87 state becomes
+    /// what any MMX instruction leaves (SDM vol. 1, 9.5.1).
+    fn vector(&mut self, _: VectorRegister) -> Option<[u64; 4]> {
+        None
+    }
+
+    /// Sets a vector register; nothing happens where [`Self::vector`] has none.
+    fn set_vector(&mut self, _: VectorRegister, _: [u64; 4]) {}
 
     /// Current privilege level (SS.DPL; SDM vol. 3, 25.4.1).
     fn cpl(&self) -> u8 {

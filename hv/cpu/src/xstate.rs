@@ -14,6 +14,8 @@
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::mem::offset_of;
 
+use monovisor_arch::VectorRegister;
+
 use crate::control::xcr0_valid;
 
 /// Bytes for the save area: x87, SSE, AVX, AVX-512 and PKRU take 2,696 in the standard format. AMX (8 KiB of tiles)
@@ -24,6 +26,10 @@ pub const AREA_SIZE: usize = 4096;
 pub const XCR0_X87: u64 = 1;
 /// SSE state.
 pub const XCR0_SSE: u64 = 1 << 1;
+/// The upper halves of YMM0 to YMM15.
+const XCR0_AVX: u64 = 1 << 2;
+/// The upper halves of ZMM0 to ZMM15.
+const XCR0_ZMM_HIGH: u64 = 1 << 6;
 /// Components that are known to be plain registers of the running program, safe to hand to a guest: x87, SSE, AVX,
 /// AVX-512 (5 to 7) and PKRU (9). Left out: MPX (3, 4; gone from newer chips), AMX (17, 18; too large) and what is not
 /// known.
@@ -39,9 +45,17 @@ const LEAF_XSTATE: u32 = 0xd;
 
 /// Offsets in the legacy region and the header (SDM vol. 1, tables 10-2 and 13.4.2).
 const FCW: usize = 0;
+const FSW: usize = 2;
 const FTW: usize = 4;
 const MXCSR: usize = 24;
+const X87_REGISTERS: usize = 32;
+const XMM_REGISTERS: usize = 160;
 const XSTATE_BV: usize = 512;
+
+/// Bytes of an x87 register and of an XMM register in the area.
+const SLOT: usize = 16;
+/// The high byte of the x87 status word: TOP.
+const TOP: u8 = 7 << 3;
 
 /// Extended state of one virtual processor. The save area comes first so that one pointer serves it and the rest.
 #[repr(C, align(64))]
@@ -101,6 +115,92 @@ impl XState {
         if self.host_xcr0 != 0 { &self.area } else { &self.area[..XSTATE_BV] }
     }
 
+    /// A vector register's value; `None` where the processor has not its state, or the guest has it switched off.
+    pub fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {
+        let (low, size, high) = self.place(register)?;
+        let mut bytes = [0; 32];
+        bytes.get_mut(..size)?.copy_from_slice(self.area.get(low..low + size)?);
+        if let Some(high) = high {
+            bytes.get_mut(SLOT..)?.copy_from_slice(self.area.get(high..high + SLOT)?);
+        }
+        let mut value = [0; 4];
+        for (word, bytes) in value.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Some(value)
+    }
+
+    /// Sets a vector register, where there is one.
+    pub fn set_vector(&mut self, register: VectorRegister, value: [u64; 4]) {
+        let Some((low, size, high)) = self.place(register) else { return };
+        let mut bytes = [0; 32];
+        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(value) {
+            *bytes = word.to_le_bytes();
+        }
+        self.put(low, bytes.get(..size).unwrap_or_default());
+        let used = match register {
+            VectorRegister::Mmx(_) => {
+                // The part of the x87 register that is not the MMX register's (SDM vol. 1, 9.5.2).
+                self.put(low + size, &[0xff; 2]);
+                XCR0_X87
+            }
+            VectorRegister::Xmm(_) => XCR0_SSE,
+            VectorRegister::Ymm(number) => {
+                if self.supported() & XCR0_ZMM_HIGH != 0 {
+                    let offset = component_offset(XCR0_ZMM_HIGH.trailing_zeros());
+                    self.put(offset + 2 * SLOT * usize::from(number & 15), &[0; 2 * SLOT]);
+                }
+                XCR0_SSE | XCR0_AVX
+            }
+        };
+        if let Some(high) = high {
+            self.put(high, &bytes[SLOT..]);
+        }
+        self.in_use(used);
+    }
+
+    /// Where a register lies: its low part with its size in bytes, and the upper half of a YMM register.
+    fn place(&mut self, register: VectorRegister) -> Option<(usize, usize, Option<usize>)> {
+        match register {
+            VectorRegister::Mmx(number) => {
+                self.begin_mmx();
+                Some((X87_REGISTERS + SLOT * usize::from(number & 7), 8, None))
+            }
+            VectorRegister::Xmm(number) => {
+                Some((XMM_REGISTERS + SLOT * usize::from(number & 15), SLOT, None))
+            }
+            VectorRegister::Ymm(number) => {
+                if self.supported() & self.xcr0() & XCR0_AVX == 0 {
+                    return None;
+                }
+                let slot = SLOT * usize::from(number & 15);
+                let high = component_offset(XCR0_AVX.trailing_zeros()) + slot;
+                Some((XMM_REGISTERS + slot, SLOT, Some(high)))
+            }
+        }
+    }
+
+    /// What each MMX instruction does to the x87 state: all registers valid, TOP 0 (SDM vol. 1, 9.5.1). They lie in the area
+    /// from the top of the stack on, MMX registers count from the first.
+    fn begin_mmx(&mut self) {
+        let top = usize::from((self.area[FSW + 1] & TOP) >> 3);
+        let mut registers = [0; 8 * SLOT];
+        registers.copy_from_slice(&self.area[X87_REGISTERS..XMM_REGISTERS]);
+        for (number, register) in registers.as_chunks::<SLOT>().0.iter().enumerate() {
+            self.put(X87_REGISTERS + SLOT * ((number + top) & 7), register);
+        }
+        self.area[FSW + 1] &= !TOP;
+        self.area[FTW] = 0xff;
+        self.in_use(XCR0_X87);
+    }
+
+    /// These components have something for XRSTOR to load.
+    fn in_use(&mut self, components: u64) {
+        if self.host_xcr0 != 0 {
+            self.area[XSTATE_BV] |= components as u8;
+        }
+    }
+
     /// Every XCR0 bit that a guest may set; 0 without XSAVE.
     pub const fn supported(&self) -> u64 {
         self.host_xcr0 as u64
@@ -155,6 +255,11 @@ pub fn standard_size(xcr0: u64) -> u32 {
         }
     }
     size as u32
+}
+
+/// Where a component begins in the standard format.
+fn component_offset(component: u32) -> usize {
+    __cpuid_count(LEAF_XSTATE, component).ebx as usize
 }
 
 /// End of a component in the standard format.
@@ -302,6 +407,45 @@ mod tests {
             );
         }
         (mxcsr, fcw, found)
+    }
+
+    #[test]
+    fn vector_registers_are_where_the_processor_looks_for_them() {
+        let xcr0 = current_xcr0();
+        let mut state = Box::new(XState::new());
+        state.configure(xcr0);
+        state.set_xcr0(xcr0);
+        state.set_vector(VectorRegister::Xmm(3), [0x1122, 5, 9, 9]);
+        // XRSTOR takes it, and XSAVE gives the register's next value back.
+        assert_eq!(round_trip(&mut state, 0x77).2, 0x1122);
+        assert_eq!(state.vector(VectorRegister::Xmm(3)), Some([0x77, 0, 0, 0]));
+        if xcr0 & XCR0_AVX != 0 {
+            state.set_vector(VectorRegister::Ymm(3), [1, 2, 3, 4]);
+            let _ = round_trip(&mut state, 0x88);
+            // Legacy SSE leaves the upper half alone.
+            assert_eq!(state.vector(VectorRegister::Ymm(3)), Some([0x88, 0, 3, 4]));
+            state.set_vector(VectorRegister::Xmm(3), [6, 7, 0, 0]);
+            assert_eq!(state.vector(VectorRegister::Ymm(3)), Some([6, 7, 3, 4]));
+        }
+        state.set_xcr0(XCR0_X87 | XCR0_SSE);
+        assert_eq!(state.vector(VectorRegister::Ymm(3)), None);
+    }
+
+    #[test]
+    fn mmx_registers_do_not_move_with_the_top_of_the_x87_stack() {
+        let mut state = Box::new(XState::new());
+        state.configure(0);
+        // TOP = 6: ST(0) is physical register 6.
+        state.put(FSW, &(6u16 << 11 | 0x41).to_le_bytes());
+        for number in 0..8u8 {
+            state.put(X87_REGISTERS + SLOT * usize::from(number), &[number; SLOT]);
+        }
+        assert_eq!(state.vector(VectorRegister::Mmx(6)).unwrap()[0], 0);
+        assert_eq!(state.vector(VectorRegister::Mmx(1)).unwrap()[0], 0x0303_0303_0303_0303);
+        assert_eq!((state.area[FSW], state.area[FSW + 1], state.area[FTW]), (0x41, 0, 0xff));
+        state.set_vector(VectorRegister::Mmx(2), [0x1234, 0, 0, 0]);
+        assert_eq!(state.vector(VectorRegister::Mmx(2)), Some([0x1234, 0, 0, 0]));
+        assert_eq!(state.area[X87_REGISTERS + 2 * SLOT + 8..][..2], [0xff, 0xff]);
     }
 
     fn check(host_xcr0: u64) {

@@ -57,6 +57,19 @@ pub struct MemoryOperand {
     pub rip_relative: bool,
 }
 
+/// What a VEX prefix says besides the bits of REX (SDM vol. 2, 2.3.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vex {
+    /// Opcode map: 1 for 0F, 2 for 0F 38, 3 for 0F 3A.
+    pub map: u8,
+    /// The implied prefix (`pp`): 0 none, 1 for 66, 2 for F3, 3 for F2.
+    pub prefix: u8,
+    /// VEX.L: 256 bits.
+    pub wide: bool,
+    /// The second source register (`vvvv`, inverted); 0 where there is none.
+    pub source: u8,
+}
+
 /// One instruction, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
@@ -74,6 +87,8 @@ pub struct Instruction {
     pub operand_size: u8,
     /// Address size in bytes: 2, 4 or 8.
     pub address_size: u8,
+    /// VEX prefix; EVEX is not looked into.
+    pub vex: Option<Vex>,
     /// Repeat prefix.
     pub repeat: Repeat,
     /// 66 prefix.
@@ -238,6 +253,7 @@ pub fn decode(bytes: &[u8], mode: CpuMode) -> Result<Instruction, DecodeError> {
         rex: 0,
         operand_size: 0,
         address_size: 0,
+        vex: None,
         repeat: Repeat::No,
         operand_prefix: false,
         lock: false,
@@ -315,11 +331,20 @@ pub fn decode(bytes: &[u8], mode: CpuMode) -> Result<Instruction, DecodeError> {
                 0xc4 => first & 0x1f,
                 _ => first & 7,
             };
-            if opcode != 0xc5 {
-                instruction.rex = if long { !first >> 5 & 7 } else { 0 };
+            // R, X and B are inverted; outside 64-bit mode they are 1, or it is no VEX.
+            instruction.rex = match (long, opcode) {
+                (false, _) => 0,
+                (true, 0xc5) => !first >> 5 & 4,
+                (true, _) => !first >> 5 & 7,
+            };
+            let last = if opcode == 0xc5 { first } else { reader.byte()? };
+            if opcode == 0x62 {
                 reader.byte()?;
-                if opcode == 0x62 {
-                    reader.byte()?;
+            } else {
+                let wide = last & 4 != 0;
+                instruction.vex = Some(Vex { map, prefix: last & 3, wide, source: !last >> 3 & 15 });
+                if opcode == 0xc4 && long {
+                    instruction.rex |= last >> 4 & 8;
                 }
             }
             opcode = reader.byte()?;
@@ -412,6 +437,7 @@ fn plain_mov(bytes: &[u8]) -> Option<Instruction> {
         rex,
         operand_size: if rex & 8 != 0 { 8 } else { 4 },
         address_size: 8,
+        vex: None,
         repeat: Repeat::No,
         operand_prefix: false,
         lock: false,

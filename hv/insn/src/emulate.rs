@@ -1,12 +1,14 @@
 //! The instructions that touch MMIO, carried out on the processor's state.
 
 use monovisor_arch::state::bits::{RFLAGS_CF, RFLAGS_OF, RFLAGS_PF, RFLAGS_SF, RFLAGS_ZF};
-use monovisor_arch::{CpuMode, Gpr, GuestMemory, InstructionBytes, MemoryExit, SegmentName, VcpuState};
+use monovisor_arch::{
+    CpuMode, Event, Gpr, GuestMemory, InstructionBytes, MemoryExit, SegmentName, VcpuState,
+};
 
 use crate::access::{Context, Place, mask};
 use crate::alu::{self, Operation};
 use crate::decode::{Instruction, MemoryOperand, OpcodeMap, Repeat, gpr, sign_extend};
-use crate::{Bus, Intent, Outcome, fetch, string};
+use crate::{Bus, Intent, Outcome, fetch, string, vector};
 
 /// Carries out the instruction at the guest's RIP, whose memory operand (or one of them) is not RAM.
 ///
@@ -63,7 +65,7 @@ impl<C: VcpuState + ?Sized, M: GuestMemory, B: Bus> Emulator<'_, C, M, B> {
             OpcodeMap::One => self.one_byte()?,
             OpcodeMap::Two => self.two_byte()?,
             OpcodeMap::Three => self.three_byte()?,
-            OpcodeMap::Vex => return Err(self.unsupported()),
+            OpcodeMap::Vex => vector::run(self)?,
         }
         self.context.retire(&self.instruction);
         Ok(())
@@ -230,7 +232,7 @@ impl<C: VcpuState + ?Sized, M: GuestMemory, B: Bus> Emulator<'_, C, M, B> {
             0xc7 if instruction.extension() == 1 && instruction.memory.is_some() && size != 8 => {
                 self.compare_exchange_8()
             }
-            _ => Err(self.unsupported()),
+            _ => vector::run(self),
         }
     }
 
@@ -243,7 +245,7 @@ impl<C: VcpuState + ?Sized, M: GuestMemory, B: Bus> Emulator<'_, C, M, B> {
             || !matches!(instruction.opcode, 0xf0 | 0xf1)
             || instruction.immediate != 0
         {
-            return Err(self.unsupported());
+            return vector::run(self);
         }
         let swap = |value: u64| value.swap_bytes() >> (64 - 8 * u32::from(size));
         if instruction.opcode == 0xf0 {
@@ -456,6 +458,28 @@ impl<C: VcpuState + ?Sized, M: GuestMemory, B: Bus> Emulator<'_, C, M, B> {
             return Ok(Operand::Memory(Place::whole(address, size)));
         }
         Ok(Operand::Memory(self.context.place(linear, size, intent)?))
+    }
+
+    /// The places of a memory operand of more than 64 bits, 8 bytes (or all) in each.
+    pub fn places(
+        &self,
+        size: u8,
+        aligned: bool,
+        intent: Intent,
+        places: &mut [Place],
+    ) -> Result<(), Outcome> {
+        let Some(operand) = self.instruction.memory else { return Err(self.unsupported()) };
+        let segment = self.instruction.data_segment();
+        let linear = self.context.linear(segment, self.offset(&operand), u64::from(size), intent)?;
+        if aligned && linear & (u64::from(size) - 1) != 0 {
+            return Err(Outcome::exception(Event::fault(monovisor_arch::vector::GP, 0)));
+        }
+        let wrap = if self.context.long() { u64::MAX } else { 0xffff_ffff };
+        for (index, place) in places.iter_mut().enumerate() {
+            let linear = linear.wrapping_add(8 * index as u64) & wrap;
+            *place = self.context.place(linear, size.min(8), intent)?;
+        }
+        Ok(())
     }
 
     fn read_rm(&mut self, size: u8) -> Result<u64, Outcome> {

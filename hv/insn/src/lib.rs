@@ -13,6 +13,7 @@
 //! | `emulate` | the instructions that compilers and kernels use on MMIO |
 //! | `string` | MOVS, CMPS, STOS, LODS, SCAS with REP |
 //! | `string_io` | INS and OUTS with REP |
+//! | `vector` | moves of MMX, XMM and YMM registers |
 //! | `alu` | results and flags |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -24,12 +25,13 @@ mod emulate;
 mod fetch;
 mod string;
 mod string_io;
+mod vector;
 mod walk;
 
 use monovisor_arch::{Event, GuestMemory, VcpuState};
 
 pub use decode::{
-    DecodeError, Instruction, MAX_LENGTH, MemoryOperand, OpcodeMap, Repeat, decode as decode_instruction,
+    DecodeError, Instruction, MAX_LENGTH, MemoryOperand, OpcodeMap, Repeat, Vex, decode as decode_instruction,
 };
 pub use emulate::{emulate, emulate_access};
 pub use fetch::{Encoding, decoded_next_rip, instruction, instruction_length, usual_next_rip};

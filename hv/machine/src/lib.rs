@@ -24,6 +24,6 @@ pub mod registers;
 pub mod shared;
 pub mod trace;
 
-pub use machine::{HAS_HPET, HAS_I8042, Halt, MAX_CPUS, Machine, Parts, Run, SliceEnd, host_cpuid};
+pub use machine::{Cold, HAS_HPET, HAS_I8042, Halt, MAX_CPUS, Machine, Parts, Run, SliceEnd, host_cpuid};
 pub use registers::Registers;
 pub use shared::{Devices, Order, Shared, Slot, Slots};

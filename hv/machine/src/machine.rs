@@ -223,9 +223,22 @@ impl<V: Vcpu + 'static> Machine<V> {
         }
         SliceEnd::Service
     }
+}
 
-    /// The machine for what is rare: one copy of the code, for both vendors.
-    pub fn cold(&mut self) -> &mut Machine<dyn Vcpu> {
+/// The machine for what is rare: one copy of the code, for both vendors.
+pub trait Cold {
+    /// The same machine.
+    fn cold(&mut self) -> &mut Machine<dyn Vcpu>;
+}
+
+impl<V: Vcpu + 'static> Cold for Machine<V> {
+    fn cold(&mut self) -> &mut Machine<dyn Vcpu> {
+        self
+    }
+}
+
+impl Cold for Machine<dyn Vcpu> {
+    fn cold(&mut self) -> &mut Self {
         self
     }
 }

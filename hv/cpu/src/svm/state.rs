@@ -1,7 +1,9 @@
 //! The guest's registers in the VMCB, in the neutral vocabulary.
 
 use monovisor_arch::state::bits::*;
-use monovisor_arch::{Control, DescriptorTable, Event, Gpr, Segment, SegmentName, Vcpu, VcpuState, vector};
+use monovisor_arch::{
+    Control, DescriptorTable, Event, Gpr, Segment, SegmentName, Vcpu, VcpuState, VectorRegister, vector,
+};
 
 use super::Svm;
 use super::vmcb::{SaveArea, VmcbSegment, clean};
@@ -94,6 +96,14 @@ impl VcpuState for Svm {
         if flags & (RFLAGS_TF | RFLAGS_RF) != 0 {
             self.instruction_done(flags);
         }
+    }
+
+    fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {
+        self.memory.xstate.vector(register)
+    }
+
+    fn set_vector(&mut self, register: VectorRegister, value: [u64; 4]) {
+        self.memory.xstate.set_vector(register, value);
     }
 
     fn rflags(&self) -> u64 {

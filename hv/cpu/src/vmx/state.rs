@@ -4,7 +4,7 @@ use monovisor_arch::state::bits::{
     CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_MCE, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, RFLAGS_FIXED, RFLAGS_RF,
     RFLAGS_TF, RFLAGS_VM,
 };
-use monovisor_arch::{Control, DescriptorTable, Gpr, Segment, SegmentName, VcpuState};
+use monovisor_arch::{Control, DescriptorTable, Gpr, Segment, SegmentName, VcpuState, VectorRegister};
 
 use super::control::entry;
 use super::field::Field;
@@ -194,6 +194,14 @@ impl VcpuState for Vmx {
         if self.vmcs.get(Slot::Rflags) & (RFLAGS_TF | RFLAGS_RF) != 0 {
             self.complete_instruction();
         }
+    }
+
+    fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {
+        self.xstate.vector(register)
+    }
+
+    fn set_vector(&mut self, register: VectorRegister, value: [u64; 4]) {
+        self.xstate.set_vector(register, value);
     }
 
     fn rflags(&self) -> u64 {

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use monovisor_arch::state::bits;
 use monovisor_arch::{
-    Control, DescriptorTable, Gpr, GuestMemory, MemoryError, Segment, SegmentName, VcpuState,
+    Control, DescriptorTable, Gpr, GuestMemory, MemoryError, Segment, SegmentName, VcpuState, VectorRegister,
 };
 use monovisor_insn::{Bus, Encoding, Outcome, Ports, decoded_next_rip, usual_next_rip};
 
@@ -25,6 +25,8 @@ pub struct Cpu {
     pub rflags: u64,
     pub segments: [Segment; 8],
     pub control: Control,
+    pub vectors: [[u64; 4]; 16],
+    pub mmx: [u64; 8],
 }
 
 const FLAT_DATA: Segment = Segment { selector: 0x10, base: 0, limit: u32::MAX, access: 0xc093 };
@@ -38,6 +40,8 @@ impl Cpu {
             rflags: 2,
             segments: [FLAT_DATA; 8],
             control: Control { cr0: bits::CR0_PE, ..Control::default() },
+            vectors: [[0; 4]; 16],
+            mmx: [0; 8],
         };
         cpu.segments[SegmentName::Cs as usize].access = 0xc09b;
         cpu
@@ -103,6 +107,25 @@ impl VcpuState for Cpu {
     }
     fn set_control(&mut self, control: Control) {
         self.control = control;
+    }
+    fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {
+        Some(match register {
+            VectorRegister::Mmx(number) => [self.mmx[usize::from(number)], 0, 0, 0],
+            VectorRegister::Xmm(number) => {
+                let [low, high, ..] = self.vectors[usize::from(number)];
+                [low, high, 0, 0]
+            }
+            VectorRegister::Ymm(number) => self.vectors[usize::from(number)],
+        })
+    }
+    fn set_vector(&mut self, register: VectorRegister, value: [u64; 4]) {
+        match register {
+            VectorRegister::Mmx(number) => self.mmx[usize::from(number)] = value[0],
+            VectorRegister::Xmm(number) => {
+                self.vectors[usize::from(number)][..2].copy_from_slice(&value[..2])
+            }
+            VectorRegister::Ymm(number) => self.vectors[usize::from(number)] = value,
+        }
     }
 }
 

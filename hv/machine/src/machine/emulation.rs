@@ -59,7 +59,7 @@ impl Ports for Accesses {
     }
 }
 
-impl<V: Vcpu + ?Sized> Machine<V> {
+impl Machine<dyn Vcpu> {
     /// Moves on where neither the CPU nor the usual encoding says where the next instruction is.
     #[cold]
     pub(super) fn advance_decoded(&mut self) -> Step {

@@ -9,7 +9,7 @@ use monovisor_cpu::control;
 use monovisor_devices::Pc;
 use monovisor_insn::{self as insn, Encoding, OpcodeMap};
 
-use super::{Activity, Halt, Machine, Step};
+use super::{Activity, Cold, Halt, Machine, Step};
 use crate::policy::breakpoint;
 use crate::policy::cpuid::{self, Leaf};
 
@@ -37,7 +37,7 @@ impl<V: Vcpu + 'static> Machine<V> {
     }
 }
 
-impl<V: Vcpu + ?Sized> Machine<V> {
+impl Machine<dyn Vcpu> {
     /// Exits that are rare, or that cost much in any case.
     fn rare(&mut self, exit: Exit) -> Step {
         match exit {
@@ -76,36 +76,6 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         self.exception(Event::fault(vector::GP, 0))
     }
 
-    /// Moves on to the next instruction, after one that was emulated; `usual` is how it is commonly encoded.
-    #[inline]
-    fn advance(&mut self, usual: Option<Encoding>) -> Step {
-        let next = match (self.vcpu.next_rip(), usual) {
-            (None, Some(usual)) => insn::usual_next_rip(&self.vcpu, self.ram, usual),
-            (next, _) => next,
-        };
-        match next {
-            Some(rip) => {
-                self.vcpu.set_rip(rip);
-                Step::Continue
-            }
-            None => self.advance_decoded(),
-        }
-    }
-
-    fn cpuid(&mut self) -> Step {
-        let eax = self.vcpu.gpr(Gpr::Rax) as u32;
-        let ecx = self.vcpu.gpr(Gpr::Rcx) as u32;
-        let leaf = match self.cpuid.ready(eax) {
-            Some(leaf) => *leaf,
-            None => self.changing_leaf(eax, ecx),
-        };
-        self.vcpu.set_gpr(Gpr::Rax, leaf.eax.into());
-        self.vcpu.set_gpr(Gpr::Rbx, leaf.ebx.into());
-        self.vcpu.set_gpr(Gpr::Rcx, leaf.ecx.into());
-        self.vcpu.set_gpr(Gpr::Rdx, leaf.edx.into());
-        self.advance(Some(Encoding::CPUID))
-    }
-
     #[inline(never)]
     fn changing_leaf(&mut self, eax: u32, ecx: u32) -> Leaf {
         let cr4 = self.vcpu.control().cr4;
@@ -114,46 +84,6 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         context.pke = cr4 & bits::CR4_PKE != 0;
         context.xcr0 = self.vcpu.xcr0();
         cpuid::leaf(eax, ecx, context, &host_cpuid)
-    }
-
-    #[inline]
-    fn io(&mut self, io: IoExit) -> Step {
-        let rax = self.vcpu.gpr(Gpr::Rax);
-        let request = if io.input {
-            let (value, request) = if io.port == PM_TIMER && io.size == 4 {
-                // The clock source of many guests needs no device, and so no lock.
-                (Pc::pm_timer(self.now()), false)
-            } else {
-                self.with(|devices| {
-                    let now = devices.now();
-                    let value = devices.pc.io_read(io.port, io.size, now, &mut devices.backend);
-                    (value, devices.pc.has_request())
-                })
-            };
-            // A byte or word leaves the rest of RAX alone; a doubleword clears its upper half.
-            let rax = match io.size {
-                1 => rax & !0xff | u64::from(value & 0xff),
-                2 => rax & !0xffff | u64::from(value & 0xffff),
-                _ => value.into(),
-            };
-            self.vcpu.set_gpr(Gpr::Rax, rax);
-            request
-        } else {
-            self.with(|devices| {
-                let now = devices.now();
-                devices.pc.io_write(io.port, io.size, rax as u32, now, &mut devices.backend);
-                devices.pc.has_request()
-            })
-        };
-        // Both vendors give the next RIP of an I/O instruction; there is no one encoding to expect.
-        let step = self.advance(None);
-        if self.vcpu.debug_control() & breakpoint::ENABLED != 0 {
-            self.look_for_io_breakpoint(&io);
-        }
-        match step {
-            Step::Continue if request => Step::Request,
-            step => step,
-        }
     }
 
     /// The processor leaves before it has looked for a breakpoint on the port (SDM vol. 3, 26.4.2: the trap comes behind the
@@ -242,6 +172,81 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         let next = self.vcpu.rip().wrapping_add(found.length.into());
         self.vcpu.set_rip(if self.vcpu.runs_64_bit_code() { next } else { next & 0xffff_ffff });
         Step::Continue
+    }
+}
+
+impl<V: Vcpu + ?Sized> Machine<V>
+where
+    Self: Cold,
+{
+    /// Moves on to the next instruction, after one that was emulated; `usual` is how it is commonly encoded.
+    #[inline]
+    fn advance(&mut self, usual: Option<Encoding>) -> Step {
+        let next = match (self.vcpu.next_rip(), usual) {
+            (None, Some(usual)) => insn::usual_next_rip(&self.vcpu, self.ram, usual),
+            (next, _) => next,
+        };
+        match next {
+            Some(rip) => {
+                self.vcpu.set_rip(rip);
+                Step::Continue
+            }
+            None => self.cold().advance_decoded(),
+        }
+    }
+
+    fn cpuid(&mut self) -> Step {
+        let eax = self.vcpu.gpr(Gpr::Rax) as u32;
+        let ecx = self.vcpu.gpr(Gpr::Rcx) as u32;
+        let leaf = match self.cpuid.ready(eax) {
+            Some(leaf) => *leaf,
+            None => self.cold().changing_leaf(eax, ecx),
+        };
+        self.vcpu.set_gpr(Gpr::Rax, leaf.eax.into());
+        self.vcpu.set_gpr(Gpr::Rbx, leaf.ebx.into());
+        self.vcpu.set_gpr(Gpr::Rcx, leaf.ecx.into());
+        self.vcpu.set_gpr(Gpr::Rdx, leaf.edx.into());
+        self.advance(Some(Encoding::CPUID))
+    }
+
+    #[inline]
+    fn io(&mut self, io: IoExit) -> Step {
+        let rax = self.vcpu.gpr(Gpr::Rax);
+        let request = if io.input {
+            let (value, request) = if io.port == PM_TIMER && io.size == 4 {
+                // The clock source of many guests needs no device, and so no lock.
+                (Pc::pm_timer(self.now()), false)
+            } else {
+                self.with(|devices| {
+                    let now = devices.now();
+                    let value = devices.pc.io_read(io.port, io.size, now, &mut devices.backend);
+                    (value, devices.pc.has_request())
+                })
+            };
+            // A byte or word leaves the rest of RAX alone; a doubleword clears its upper half.
+            let rax = match io.size {
+                1 => rax & !0xff | u64::from(value & 0xff),
+                2 => rax & !0xffff | u64::from(value & 0xffff),
+                _ => value.into(),
+            };
+            self.vcpu.set_gpr(Gpr::Rax, rax);
+            request
+        } else {
+            self.with(|devices| {
+                let now = devices.now();
+                devices.pc.io_write(io.port, io.size, rax as u32, now, &mut devices.backend);
+                devices.pc.has_request()
+            })
+        };
+        // Both vendors give the next RIP of an I/O instruction; there is no one encoding to expect.
+        let step = self.advance(None);
+        if self.vcpu.debug_control() & breakpoint::ENABLED != 0 {
+            self.cold().look_for_io_breakpoint(&io);
+        }
+        match step {
+            Step::Continue if request => Step::Request,
+            step => step,
+        }
     }
 
     fn halt(&mut self) -> Step {

@@ -3,7 +3,7 @@
 use monovisor_arch::Vcpu;
 use monovisor_host::interrupts::{self, Sources};
 
-use super::{Machine, Run, SliceEnd};
+use super::{Cold, Machine, Run, SliceEnd};
 use crate::shared::{Order, attention};
 
 /// What keeps a processor other than the first from running the guest.

@@ -5,7 +5,9 @@
 
 use crate::apic::{self, LOCAL, register};
 use crate::attempt;
-use crate::report::{check, equal};
+use crate::cpu::cpuid;
+use crate::read_cr;
+use crate::report::{check, equal, skip};
 
 /// Runs the suite.
 pub fn run() {
@@ -16,6 +18,7 @@ pub fn run() {
     read_modify_write();
     loads();
     string_moves();
+    vectors();
     io_apic();
     nothing_there();
 }
@@ -140,6 +143,99 @@ fn string_moves() {
     let trap = attempt!(["scasd", "sete cl", "movzx ecx, cl"], inout("rdi") PLACE => _, in("eax") 0x5700_0000u32,
                         inout("rcx") equal_flag);
     equal("scasd", (trap, equal_flag), (None, 1));
+}
+
+/// The HPET's main counter and the register behind it, which is reserved; its first timer's configuration and comparator.
+const COUNTER: u64 = 0xfed0_00f0;
+const TIMER: u64 = 0xfed0_0100;
+
+/// Moves of vector registers (SDM vol. 2, MOVAPS to MOVUPS), each checked by a plain one.
+fn vectors() {
+    form!("movd [m], xmm", 0, 0x1300_0000u32, ["movd xmm1, eax", "movd [rdi], xmm1"], 0x1300_0000);
+    form!("movss [m], xmm", 0, 0x1400_0000u32, ["movd xmm9, eax", "movss [rdi], xmm9"], 0x1400_0000);
+    form!("movd [m], mm", 0, 0x1500_0000u32, ["movd mm3, eax", "movd [rdi], mm3", "emms"], 0x1500_0000);
+    let period = quadword(COUNTER & !0xfff) >> 32;
+    if period == 0 || period == 0xffff_ffff {
+        return skip("wide moves to device memory", "there is no HPET");
+    }
+    // The counter stands while it is written.
+    let enable = quadword(COUNTER & !0xfff | 0x10);
+    set_quadword(COUNTER & !0xfff | 0x10, enable & !3);
+    macro_rules! stores {
+        ($name:literal, $value:expr, [$($line:expr),+]) => {{
+            set_quadword(COUNTER, 0);
+            let trap = attempt!([$($line),+], in("rdi") COUNTER, in("rax") $value as u64);
+            equal($name, (trap, quadword(COUNTER)), (None, $value));
+        }};
+    }
+    stores!("movq [m], xmm", 0x1122_3344_5566, ["movq xmm2, rax", "movq [rdi], xmm2"]);
+    stores!("movlps [m], xmm", 0x2233_4455_6677, ["movq xmm2, rax", "movlps [rdi], xmm2"]);
+    stores!(
+        "movhpd [m], xmm",
+        0x3344_5566_7788,
+        ["movq xmm2, rax", "movlhps xmm2, xmm2", "movhpd [rdi], xmm2"]
+    );
+    stores!("movdqu [m], xmm", 0x4455_6677_8899, ["movq xmm8, rax", "movdqu [rdi], xmm8"]);
+    stores!("movaps [m], xmm", 0x5566_7788_99aa, ["movq xmm8, rax", "movaps [rdi], xmm8"]);
+    stores!("movntdq [m], xmm", 0x6677_8899_aabb, ["movq xmm8, rax", "movntdq [rdi], xmm8"]);
+    stores!("movntq [m], mm", 0x7788_99aa_bbcc, ["movq mm7, rax", "movntq [rdi], mm7", "emms"]);
+    let trap = attempt!(["movaps [rdi + 8], xmm8"], in("rdi") COUNTER);
+    equal("movaps to where it cannot be", trap.map(|trap| trap.vector), Some(13));
+
+    // Loads, of registers that do not change: what two plain moves find.
+    let want = (quadword(TIMER), quadword(TIMER + 8));
+    macro_rules! loads {
+        ($name:literal, [$($line:expr),+], $want:expr) => {{
+            let (low, high): (u64, u64);
+            let trap = attempt!([$($line),+, "movq {low}, xmm5", "movhlps xmm5, xmm5", "movq {high}, xmm5"],
+                in("rdi") TIMER, low = out(reg) low, high = out(reg) high, out("xmm5") _);
+            equal($name, (trap, low, high), (None, $want.0, $want.1));
+        }};
+    }
+    loads!("movups xmm, [m]", ["movups xmm5, [rdi]"], want);
+    loads!("movdqa xmm, [m]", ["movdqa xmm5, [rdi]"], want);
+    loads!("movq xmm, [m]", ["pcmpeqd xmm5, xmm5", "movq xmm5, [rdi]"], (want.0, 0));
+    loads!("movsd xmm, [m]", ["pcmpeqd xmm5, xmm5", "movsd xmm5, [rdi + 8]"], (want.1, 0));
+    loads!("movhps xmm, [m]", ["pcmpeqd xmm5, xmm5", "movhps xmm5, [rdi]"], (!0, want.0));
+    let low: u64;
+    let trap = attempt!(["movq mm1, [rdi]", "movq {low}, mm1", "emms"], in("rdi") TIMER, low = out(reg) low);
+    equal("movq mm, [m]", (trap, low), (None, want.0));
+    avx(want);
+    set_quadword(COUNTER & !0xfff | 0x10, enable);
+}
+
+/// The same with VEX.
+fn avx(want: (u64, u64)) {
+    const OSXSAVE: u64 = 1 << 18;
+    if cpuid(1, 0)[2] >> 28 & 1 == 0 {
+        return skip("vmovdqu", "no AVX");
+    }
+    let cr4 = read_cr!("cr4");
+    let _ = attempt!(["mov cr4, {v}", "xor ecx, ecx", "xor edx, edx", "mov eax, 7", "xsetbv"],
+        v = in(reg) cr4 | OSXSAVE, out("rax") _, out("rcx") _, out("rdx") _);
+    let mut got = [0u64; 4];
+    let trap = attempt!(["vmovdqu ymm6, [rdi]", "vmovdqu [rsi], ymm6"], in("rdi") TIMER, in("rsi") &mut got);
+    let rest = (quadword(TIMER + 16), quadword(TIMER + 24));
+    equal("vmovdqu ymm, [m]", (trap, got), (None, [want.0, want.1, rest.0, rest.1]));
+    let trap = attempt!(["vpcmpeqd xmm6, xmm6, xmm6", "vinsertf128 ymm6, ymm6, xmm6, 1", "vmovdqa xmm6, [rdi]",
+        "vmovdqu [rsi], ymm6"], in("rdi") TIMER, in("rsi") &mut got);
+    equal("vmovdqa xmm, [m] clears what is above", (trap, got), (None, [want.0, want.1, 0, 0]));
+    set_quadword(COUNTER, 0);
+    let from = [0x0123_4567_89abu64, 0, want.0, want.1];
+    let trap = attempt!(["vmovups ymm6, [rsi]", "vmovups [rdi], ymm6", "vzeroall"], in("rdi") COUNTER, in("rsi") &from);
+    equal("vmovups [m], ymm", (trap, quadword(COUNTER), quadword(TIMER)), (None, from[0], want.0));
+    let _ = attempt!(["mov eax, 3", "xor ecx, ecx", "xor edx, edx", "xsetbv", "mov cr4, {v}"],
+        v = in(reg) cr4, out("rax") _, out("rcx") _, out("rdx") _);
+}
+
+fn quadword(address: u64) -> u64 {
+    // SAFETY: device registers only.
+    unsafe { (address as *const u64).read_volatile() }
+}
+
+fn set_quadword(address: u64, value: u64) {
+    // SAFETY: as above.
+    unsafe { (address as *mut u64).write_volatile(value) };
 }
 
 fn io_apic() {
