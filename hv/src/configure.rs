@@ -21,7 +21,7 @@ const TEST_DEVICE: &str = "pc-testdev";
 static WINDOW: [AtomicU8; MEMORY_LENGTH] = [const { AtomicU8::new(0) }; MEMORY_LENGTH];
 
 /// Devices of QEMU that a guest will get here.
-const NOT_YET: [&str; 4] = ["pvpanic", "vfio-pci", "virtio-net-pci", "virtio-scsi-pci"];
+const NOT_YET: [&str; 3] = ["pvpanic", "vfio-pci", "virtio-scsi-pci"];
 
 /// Checks all lists.
 ///
@@ -43,8 +43,8 @@ pub fn check<'a>(options: &Options<'a>) -> Result<(), GroupError<'a>> {
     for chardev in options.groups(GroupKind::Chardev) {
         frontends::check_chardev(&chardev)?;
     }
-    if let Some(netdev) = options.groups(GroupKind::Netdev).next() {
-        return Err(netdev.error("type", GroupProblem::NotYet));
+    for netdev in options.groups(GroupKind::Netdev) {
+        virtio::check_netdev(&netdev)?;
     }
     Ok(())
 }
@@ -113,6 +113,34 @@ mod tests {
                 "-device isa-debug-exit: Parameter 'iobase' expects uint16_t",
             ),
             ("-netdev user,id=n", "-netdev user: 'user' is not supported yet"),
+            ("-netdev wire,id=n", "-netdev wire: 'wire' is not a valid netdev backend type"),
+            ("-netdev hubport,id=n", "-netdev hubport: Parameter 'hubid' is missing"),
+            ("-netdev hubport,hubid=0", "-netdev hubport: Parameter 'id' is missing"),
+            ("-netdev hubport,id=n,hubid=x", "-netdev hubport: Parameter 'hubid' expects uint32_t"),
+            ("-netdev hubport,id=n,hubid=0,vlan=1", "-netdev hubport: Invalid parameter 'vlan'"),
+            (
+                "-netdev hubport,id=n,hubid=0,queues=8",
+                "-netdev hubport: Parameter 'queues' expects a number from 1 to 7",
+            ),
+            (
+                "-netdev hubport,id=n,hubid=0,queues=4 -device virtio-net-pci,netdev=n,mq=on,vectors=10,mac=52:54:00:00:00:01,\
+                 csum=off,host_ufo=off",
+                "",
+            ),
+            ("-device virtio-net-pci,macc=1", "-device virtio-net-pci: Property '.macc' not found"),
+            ("-device virtio-net-pci,host_ufo=on", "-device virtio-net-pci: 'on' is not supported yet"),
+            (
+                "-device virtio-net-pci,mac=52:54",
+                "-device virtio-net-pci: Parameter 'mac' expects an Ethernet address",
+            ),
+            (
+                "-device virtio-net-pci,vectors=0",
+                "-device virtio-net-pci: Parameter 'vectors' expects a positive integer",
+            ),
+            (
+                "-device virtio-net-pci,host_mtu=67",
+                "-device virtio-net-pci: Parameter 'host_mtu' expects a number from 68 on",
+            ),
             ("-drive file=x,id=d,format=qcow2", "-drive d: 'qcow2' is not supported yet"),
             ("-drive file=x,id=d,format=zip", "-drive d: 'zip' is not a valid format"),
             ("-drive file=x,id=d,if=ide", "-drive d: 'ide' is not supported yet"),

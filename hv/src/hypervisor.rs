@@ -13,6 +13,7 @@ use crate::guest::Guest;
 use crate::handlers::chardevs;
 use crate::handlers::machine::Parameters;
 use crate::handlers::memory::Save;
+use crate::handlers::network::Filtered;
 use crate::handlers::objects::Reply;
 use crate::handlers::pci::Functions;
 use crate::hmp::Hmp;
@@ -68,6 +69,8 @@ pub struct Hypervisor<'g> {
     pub(crate) pci: &'static mut Functions,
     /// The object or property that is being sent.
     pub(crate) reply: Reply,
+    /// The filter of a network card that is being sent.
+    pub(crate) rx_filter: Filtered,
     /// The character devices.
     pub(crate) chardevs: &'static mut Chardevs,
     /// The lines that character devices have opened.
@@ -94,6 +97,7 @@ impl<'g> Hypervisor<'g> {
             parameters: Parameters::NONE,
             pci: Functions::take(),
             reply: Reply::NONE,
+            rx_filter: Filtered::NONE,
             chardevs: chardevs::table(),
             lines: [const { None }; LINES],
             frontends: Frontends::new(),

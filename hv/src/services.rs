@@ -8,6 +8,7 @@ use monovisor_core::monitor::{Now, Product};
 use monovisor_core::schema::EventData;
 use monovisor_core::schema::machine::RtcChange;
 use monovisor_core::schema::memory::BalloonChange;
+use monovisor_core::schema::net::NicRxFilterChanged;
 use monovisor_core::schema::run_state::{Powerdown, Reset, RunState, Shutdown, Stop};
 use monovisor_devices::Request;
 use monovisor_host::{boot_info, frames, info, interrupts, power, timer};
@@ -252,6 +253,9 @@ impl Services {
         }
         if let Ok(Some(actual)) = self.hypervisor.with_balloon(|balloon, _| balloon.take_change()) {
             self.event(&BalloonChange { actual: actual.cast_signed() });
+        }
+        while let Some(nic) = self.hypervisor.filter_change() {
+            self.event(&NicRxFilterChanged { name: Some(&nic.name()), path: &nic.path() });
         }
     }
 

@@ -22,6 +22,21 @@ pub trait GuestMemory {
     /// Fills `length` bytes with `value`.
     fn fill(&self, address: u64, value: u8, length: u64) -> Result<(), MemoryError>;
 
+    /// Copies `length` bytes of guest RAM from `source` to `target`. On an error nothing, or only a leading part, has
+    /// been written. Where the two overlap, what is written there may be of either.
+    fn copy(&self, target: u64, source: u64, length: u64) -> Result<(), MemoryError> {
+        let mut buffer = [0; 256];
+        let mut done = 0;
+        while done < length {
+            let piece = (length - done).min(buffer.len() as u64);
+            let bytes = buffer.get_mut(..piece as usize).unwrap_or_default();
+            self.read(source.wrapping_add(done), bytes)?;
+            self.write(target.wrapping_add(done), bytes)?;
+            done += piece;
+        }
+        Ok(())
+    }
+
     /// Bytes of RAM reachable from `address` on without a gap (0 where there is no RAM).
     fn contiguous(&self, address: u64) -> u64;
 

@@ -155,6 +155,21 @@ impl GuestMemory for GuestRam {
         })
     }
 
+    fn copy(&self, target: u64, source: u64, length: u64) -> Result<(), MemoryError> {
+        let mut error = Ok(());
+        self.pieces(source, length, |from, done, length| {
+            if error.is_err() {
+                return;
+            }
+            error = self.pieces(target.wrapping_add(done as u64), length as u64, |to, at, length| {
+                // SAFETY: `pieces` gives mapped RAM of `length` bytes behind `to`, and `at + length` is not beyond the
+                // piece that it has given behind `from`; the two may overlap.
+                unsafe { ptr::copy(from.add(at), to, length) };
+            });
+        })?;
+        error
+    }
+
     fn contiguous(&self, address: u64) -> u64 {
         let mut length = 0;
         while let Some((_, room)) = address.checked_add(length).and_then(|at| self.locate(at)) {
@@ -257,6 +272,23 @@ mod tests {
         assert_eq!(ram.contiguous(8192), 4096);
         assert_eq!(ram.contiguous(4096), 0);
         assert_eq!(ram.size(), 8192);
+    }
+
+    #[test]
+    fn copies_cross_blocks_and_stay_within_them() {
+        let (mut low, mut high) = (vec![0; 4], vec![0; 4]);
+        let ram = ram(&mut low, &mut high, 0);
+        ram.write(0, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]).unwrap();
+        // From one block across the border of both.
+        assert_eq!(ram.copy(27, 0, 10), Ok(()));
+        let mut bytes = [0; 10];
+        ram.read(27, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        // And from there to where it overlaps.
+        assert_eq!(ram.copy(29, 27, 10), Ok(()));
+        assert_eq!(ram.copy(60, 0, 5), Err(MemoryError { address: 64 }));
+        assert_eq!(ram.copy(0, 60, 5), Err(MemoryError { address: 64 }));
+        assert_eq!(ram.copy(u64::MAX, 0, 2), Err(MemoryError { address: u64::MAX }));
     }
 
     #[test]

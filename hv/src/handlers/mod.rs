@@ -6,6 +6,7 @@ mod human;
 mod input;
 pub(crate) mod machine;
 pub(crate) mod memory;
+pub(crate) mod network;
 pub(crate) mod objects;
 mod offered;
 pub(crate) mod pci;
@@ -13,7 +14,7 @@ mod run_control;
 mod tracing;
 
 use monovisor_core::Context;
-use monovisor_core::handlers::{Base, Media, Migration, Network};
+use monovisor_core::handlers::{Base, Media, Migration};
 use monovisor_core::schema::{Command, Offered};
 
 use crate::hypervisor::Hypervisor;
@@ -36,5 +37,4 @@ impl Base for Hypervisor<'_> {
 }
 
 impl Media for Hypervisor<'_> {}
-impl Network for Hypervisor<'_> {}
 impl Migration for Hypervisor<'_> {}

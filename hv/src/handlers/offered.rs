@@ -42,6 +42,8 @@ pub static OFFERED: Offered = Offered::new(
         Command::INPUT_SEND_EVENT,
         Command::BALLOON,
         Command::QUERY_BALLOON,
+        Command::SET_LINK,
+        Command::QUERY_RX_FILTER,
         Command::QUERY_TPM,
         Command::QUERY_TPM_MODELS,
         Command::QUERY_TPM_TYPES,
@@ -79,5 +81,6 @@ pub static OFFERED: Offered = Offered::new(
         Event::RTC_CHANGE,
         Event::BALLOON_CHANGE,
         Event::VSERPORT_CHANGE,
+        Event::NIC_RX_FILTER_CHANGED,
     ],
 );

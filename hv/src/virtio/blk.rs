@@ -80,9 +80,9 @@ pub fn make(bench: &mut Bench<'_>, device: &Group<'static>) -> Result<&'static m
         .iter()
         .enumerate()
         .find(|(_, drive)| drive.group.id() == Some(name))
-        .ok_or_else(|| wrong(Problem::UnknownDrive(name)))?;
+        .ok_or_else(|| wrong(Problem::Unknown("drive", name)))?;
     if drive.with_device || bench.used & 1 << index != 0 {
-        return Err(wrong(Problem::DriveInUse(name)));
+        return Err(wrong(Problem::InUse("drive", name)));
     }
     let drive = *drive;
     bench.used |= 1 << index;

@@ -8,6 +8,7 @@ mod blk;
 mod drive;
 mod image;
 mod input;
+mod net;
 mod place;
 mod property;
 mod rng;
@@ -15,9 +16,11 @@ mod serial;
 
 use core::fmt;
 
+use heapless::Vec;
 use monovisor_arch::GuestMemory;
 use monovisor_devices::Pc;
 use monovisor_devices::pc::MAX_FUNCTIONS;
+use monovisor_devices::virtio::net::Mac;
 use monovisor_devices::virtio::{Device, VirtioPci, feature};
 use monovisor_loader::Options;
 use monovisor_loader::options::{Group, GroupError, GroupKind};
@@ -28,6 +31,7 @@ use crate::store::Files;
 pub use balloon::wanted as wants_balloon;
 use blk::Drives;
 use drive::Drive;
+pub use net::{Nic, check_netdev, mac_text};
 pub use place::place;
 pub use property::Property;
 pub use rng::check_object;
@@ -58,7 +62,7 @@ impl Model {
 }
 
 /// All of them.
-pub static MODELS: [Model; 7] = [
+pub static MODELS: [Model; 8] = [
     Model { name: "virtio-blk-pci", properties: blk::PROPERTIES, check: blk::check, make: blk::make },
     Model {
         name: balloon::NAME,
@@ -66,6 +70,7 @@ pub static MODELS: [Model; 7] = [
         check: balloon::check,
         make: balloon::make,
     },
+    Model { name: net::NAME, properties: net::PROPERTIES, check: net::check, make: net::make },
     Model { name: "virtio-rng-pci", properties: rng::PROPERTIES, check: rng::check, make: rng::make },
     Model {
         name: "virtio-serial-pci",
@@ -101,6 +106,10 @@ struct Bench<'o> {
     drives: Drives,
     /// Drives that a device has, one bit each.
     used: u32,
+    /// Network back ends that a device has, one bit each.
+    netdevs: u64,
+    /// Addresses that network cards have.
+    macs: Vec<Mac, MAX_FUNCTIONS>,
     /// There is a balloon.
     balloon: bool,
     /// Ports that are to be connected.
@@ -120,10 +129,8 @@ enum Problem {
     Value(GroupError<'static>),
     /// It needs a drive.
     NoDrive,
-    /// No drive has that `id`.
-    UnknownDrive(&'static str),
-    /// The drive has a device.
-    DriveInUse(&'static str),
+    /// What a property names has a device.
+    InUse(&'static str, &'static str),
     /// A property names something that is not there.
     Unknown(&'static str, &'static str),
     /// The processor has no random bytes.
@@ -157,9 +164,8 @@ impl fmt::Display for MakeError {
         match self.problem {
             Problem::Value(_) => Ok(()),
             Problem::NoDrive => f.write_str("drive property not set"),
-            Problem::UnknownDrive(id) => write!(f, "Property '{driver}.drive' can't find value '{id}'"),
-            Problem::DriveInUse(id) => {
-                write!(f, "Property '{driver}.drive' can't take value '{id}', it's in use")
+            Problem::InUse(key, id) => {
+                write!(f, "Property '{driver}.{key}' can't take value '{id}', it's in use")
             }
             Problem::Unknown(key, id) => write!(f, "Property '{driver}.{key}' can't find value '{id}'"),
             Problem::NoEntropy => f.write_str("this machine's processor has neither RDSEED nor RDRAND"),
@@ -227,7 +233,17 @@ pub fn attach(
     links: &mut Links,
 ) -> Result<(), MakeError> {
     let ram = shared.ram();
-    let mut bench = Bench { options, shared, files, drives: Drives::new(), used: 0, balloon: false, links };
+    let mut bench = Bench {
+        options,
+        shared,
+        files,
+        drives: Drives::new(),
+        used: 0,
+        netdevs: 0,
+        macs: Vec::new(),
+        balloon: false,
+        links,
+    };
     for group in options.groups(GroupKind::Drive) {
         let drive = Drive::new(group).map_err(|error| MakeError { group, problem: Problem::Value(error) })?;
         bench.drives.push(drive).map_err(|_| MakeError { group, problem: Problem::TooMany })?;

@@ -1,6 +1,7 @@
 //! The PCI bus: functions of the chip set, devices in slots, their BARs and interrupts.
 
 use super::*;
+use crate::virtio::net::hub;
 use monovisor_arch::layout::{
     PCI_FUNCTION_POWER, PCI_SLOT_FIRST_FREE, PCI_SLOT_HOST_BRIDGE, PCI_SLOT_ISA_BRIDGE,
 };
@@ -93,8 +94,13 @@ impl Pc {
 
     /// The slot of the first device of a type.
     pub fn find_virtio<T: Device>(&self) -> Option<u8> {
-        let function = self.functions.iter().find(|function| function.device::<T>().is_some())?;
-        Some(function.address().slot)
+        self.virtio_slots::<T>().next()
+    }
+
+    /// The slots of all devices of a type, in the order in which they were attached.
+    pub fn virtio_slots<T: Device>(&self) -> impl Iterator<Item = u8> + '_ {
+        let of_type = |function: &&&'static mut VirtioPci| function.device::<T>().is_some();
+        self.functions.iter().filter(of_type).map(|function| function.address().slot)
     }
 
     /// Lets devices look at their queues whose time has come.
@@ -142,9 +148,26 @@ impl Pc {
         false
     }
 
-    /// After a call of a device: sends its messages, drives its line, and looks when it wants to be called.
+    /// After a call of a device: lets it reach others, sends its messages, drives its line, and looks when it wants to be
+    /// called.
     #[inline]
     pub(super) fn settle_function(&mut self, index: usize) {
+        if let Some(now) = self.functions.get_mut(index).and_then(|function| function.take_forward()) {
+            self.forward(index, now);
+        }
+        self.settle_own(index);
+    }
+
+    /// Lets a network card reach the others.
+    fn forward(&mut self, index: usize, now: u64) {
+        let called = hub::forward(&mut self.functions, index, now);
+        for other in (0..self.functions.len()).filter(|other| *other != index && called & 1 << other != 0) {
+            self.settle_own(other);
+        }
+    }
+
+    #[inline]
+    fn settle_own(&mut self, index: usize) {
         let Some(function) = self.functions.get_mut(index) else { return };
         while let Some(message) = function.take_message() {
             self.apics.deliver(message);

@@ -2,7 +2,7 @@
 
 use monovisor_arch::GuestMemory;
 
-use super::queue::{Chain, Queue, QueueError};
+use super::queue::{Chain, Mark, Queue, QueueError};
 use super::registers::Registers;
 use crate::pci::MsiX;
 
@@ -79,6 +79,19 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Where a queue is: [`Context::roll_back`] comes back to it.
+    pub fn mark(&mut self, queue: u16) -> Option<Mark> {
+        Some(self.queue(queue)?.mark())
+    }
+
+    /// Puts all chains back that have been taken since `mark`, whether they have been completed or not. Nothing may have
+    /// been signalled since.
+    pub fn roll_back(&mut self, queue: u16, mark: Mark) {
+        if let Some(ring) = self.queue(queue) {
+            ring.roll_back(mark);
+        }
+    }
+
     /// The chain `head`, taken before, is [`Context::chain`] again. False when that cannot be.
     pub fn reload(&mut self, queue: u16, head: u16) -> bool {
         if !self.running() {
@@ -143,6 +156,11 @@ impl<'a> Context<'a> {
     /// There is something that the services should look at: `Pc::take_request` says so.
     pub const fn tell(&mut self) {
         self.registers.told = true;
+    }
+
+    /// There is something for other devices of the machine: [`super::net::hub`] is called when this call is over.
+    pub(super) const fn forward(&mut self) {
+        self.registers.forward = Some(self.now);
     }
 
     fn checked<T>(&mut self, result: Result<T, QueueError>) -> Option<T> {

@@ -7,6 +7,7 @@
 //! | `registers` | status, features and queue set-up: the common configuration structure |
 //! | `transport` | the PCI function: capabilities, BARs, MSI-X, INTx |
 //! | `blk` | the disk |
+//! | `net` | the network card, and the hub that joins several |
 //!
 //! # What a device implements
 //!
@@ -27,6 +28,9 @@
 //!
 //! **The outside.** A device whose driver has something for the back end that only the services can take (a line, an
 //! event) calls [`Context::tell`]; they are told by `Request::Devices` and come back with `Pc::with_virtio`.
+//!
+//! **Other devices.** A frame goes from one network card straight to another. A device cannot reach another one while it is
+//! called; it asks to be forwarded, and `net::hub` is called with all devices when the call is over.
 //!
 //! **Configuration.** [`Device::config`] fills the structure as the driver reads it; [`Device::set_config`] is told of
 //! writes; [`Context::config_changed`] counts the generation on and interrupts.
@@ -64,6 +68,7 @@ pub mod blk;
 pub mod console;
 mod context;
 pub mod input;
+pub mod net;
 mod queue;
 mod registers;
 pub mod rng;
@@ -74,7 +79,7 @@ mod tests;
 mod transport;
 
 pub use context::Context;
-pub use queue::{Chain, MAX_QUEUE_SIZE, Part, QueueError, Segment};
+pub use queue::{Chain, MAX_QUEUE_SIZE, Mark, Part, QueueError, Segment};
 pub use transport::VirtioPci;
 
 use core::any::Any;
@@ -120,6 +125,11 @@ pub trait Device: Any + Send {
 
     /// Most entries of a queue, a power of two up to [`MAX_QUEUE_SIZE`].
     fn queue_size(&self, queue: u16) -> u16;
+
+    /// MSI-X vectors that it has at most: more than one for each queue and one for the configuration are of no use.
+    fn vectors(&self) -> u8 {
+        u8::MAX
+    }
 
     /// Bytes of its configuration structure, up to [`CONFIG_SIZE`].
     fn config_size(&self) -> u16 {

@@ -207,6 +207,13 @@ impl Chain {
     }
 }
 
+/// How far a queue has been worked on.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    next_available: u16,
+    next_used: u16,
+}
+
 /// One queue of a device.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
@@ -345,6 +352,17 @@ impl Queue {
     /// Puts the chain taken last back: the next [`Queue::pop`] gives it again.
     pub fn unpop(&mut self) {
         self.next_available = self.next_available.wrapping_sub(1);
+    }
+
+    /// Where the queue is, to come back to by [`Queue::roll_back`].
+    pub const fn mark(&self) -> Mark {
+        Mark { next_available: self.next_available, next_used: self.next_used }
+    }
+
+    /// Takes everything back that has been taken and given back since [`Queue::mark`], nothing of which has been published.
+    pub const fn roll_back(&mut self, mark: Mark) {
+        self.next_available = mark.next_available;
+        self.next_used = mark.next_used;
     }
 
     /// Gives a chain back, `written` bytes of whose writable part have been filled from its start on. The driver sees

@@ -47,6 +47,8 @@ pub(super) struct Registers {
     pub again: bool,
     /// The device has something for the services.
     pub told: bool,
+    /// The device has something for other devices, since this moment of the virtual clock.
+    pub forward: Option<u64>,
     /// What the driver did wrong.
     pub last_error: Option<QueueError>,
 }
@@ -75,6 +77,7 @@ impl Registers {
             master: false,
             again: false,
             told: false,
+            forward: None,
             last_error: None,
         }
     }
@@ -89,6 +92,7 @@ impl Registers {
         self.queue_select = 0;
         self.isr = 0;
         self.again = false;
+        self.forward = None;
         self.last_error = None;
         for (index, queue) in (0..self.count).zip(&mut self.queues) {
             queue.reset(limit(index));

@@ -67,6 +67,8 @@ pub struct Driver {
     pub function: &'static mut VirtioPci,
     pub ram: &'static Ram,
     pub size: u16,
+    /// How far behind [`Driver::ring`] its rings lie.
+    pub offset: u64,
     available: [u16; 16],
     used: [u16; 16],
     pub now: u64,
@@ -75,10 +77,14 @@ pub struct Driver {
 impl Driver {
     /// A function with its BARs set, not started.
     pub fn new(device: impl Device) -> Self {
-        let ram = Ram::leak();
+        Self::beside(device, Ram::leak(), 0)
+    }
+
+    /// One in RAM that others have, too, with its rings `offset` behind the usual place.
+    pub fn beside(device: impl Device, ram: &'static Ram, offset: u64) -> Self {
         let device: &'static mut dyn Device = Box::leak(Box::new(device));
         let function = Box::leak(Box::new(VirtioPci::new(3, "d0", ram, device)));
-        let mut driver = Self { function, ram, size: 8, available: [0; 16], used: [0; 16], now: 0 };
+        let mut driver = Self { function, ram, size: 8, offset, available: [0; 16], used: [0; 16], now: 0 };
         driver.place(7);
         driver
     }
@@ -125,7 +131,7 @@ impl Driver {
             let size = u64::from(self.size).min(self.read(24, 2));
             self.write(24, 2, size);
             self.write(26, 2, queue);
-            let base = Self::ring(queue as u16);
+            let base = self.rings(queue as u16);
             self.ram.fill(base, 0, 0x2000).unwrap();
             self.write(32, 4, base);
             self.write(40, 8, base + 0x1000);
@@ -139,6 +145,10 @@ impl Driver {
     /// The rings of a queue: descriptors, at +0x1000 available, at +0x1800 used.
     pub const fn ring(queue: u16) -> u64 {
         0x10_000 + queue as u64 * 0x2000
+    }
+    /// The rings of a queue of this one.
+    pub const fn rings(&self, queue: u16) -> u64 {
+        Self::ring(queue) + self.offset
     }
     /// Writes descriptor `index` of a queue.
     pub fn descriptor(&self, table: u64, index: u16, (address, length, flags, next): (u64, u32, u16, u16)) {
@@ -154,12 +164,12 @@ impl Driver {
             let last = index + 1 == buffers.len();
             let flags = if *write { WRITE } else { 0 } | if last { 0 } else { NEXT };
             let number = head + index as u16;
-            self.descriptor(Self::ring(queue), number, (*address, *length, flags, number + 1));
+            self.descriptor(self.rings(queue), number, (*address, *length, flags, number + 1));
         }
     }
     /// Makes a chain available.
     pub fn offer(&mut self, queue: u16, head: u16) {
-        let ring = Self::ring(queue) + 0x1000;
+        let ring = self.rings(queue) + 0x1000;
         let index = &mut self.available[usize::from(queue)];
         self.ram.write_u16(ring + 4 + 2 * u64::from(*index % self.size), head).unwrap();
         *index = index.wrapping_add(1);
@@ -180,7 +190,7 @@ impl Driver {
     }
     /// The next chain that was given back, and how much was written to it.
     pub fn take_used(&mut self, queue: u16) -> Option<(u32, u32)> {
-        let ring = Self::ring(queue) + 0x1800;
+        let ring = self.rings(queue) + 0x1800;
         let index = &mut self.used[usize::from(queue)];
         if self.ram.read_u16(ring + 2).unwrap() == *index {
             return None;
@@ -221,6 +231,11 @@ impl Random {
 /// A driver that breaks every rule it can: random register accesses, rings, tables and notifications from a seed, with a
 /// proper start now and then so that something happens. The device may do what it likes, but must come back.
 pub fn abuse(driver: &mut Driver, seed: u64, rounds: u32) {
+    abuse_and(driver, seed, rounds, &mut |_, _| {});
+}
+
+/// The same, with something else done in each round, which is given a random number.
+pub fn abuse_and(driver: &mut Driver, seed: u64, rounds: u32, and: &mut dyn FnMut(&mut Driver, u64)) {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let queues = driver.read(18, 2);
     for _ in 0..rounds {
@@ -252,7 +267,7 @@ pub fn abuse(driver: &mut Driver, seed: u64, rounds: u32) {
             5 => driver.function.poll(0),
             _ => {
                 let queue = random.below(queues) as u16;
-                let ring = Driver::ring(queue);
+                let ring = driver.rings(queue);
                 let size = u64::from(driver.size);
                 for _ in 0..random.below(8) {
                     let near = |random: &mut Random| match random.below(8) {
@@ -289,6 +304,7 @@ pub fn abuse(driver: &mut Driver, seed: u64, rounds: u32) {
                 driver.function.notify(notified, 0);
             }
         }
+        and(driver, random.next());
         while driver.function.take_message().is_some() {}
     }
     // And it still works.

@@ -106,7 +106,7 @@ impl VirtioPci {
         device: &'static mut dyn Device,
     ) -> Self {
         let queues = device.queues().min(MAX_QUEUES as u16);
-        let vectors = (queues as u8).saturating_add(1).min(MAX_VECTORS as u8);
+        let vectors = (queues as u8).saturating_add(1).min(MAX_VECTORS as u8).min(device.vectors()).max(1);
         let mut function = Self {
             slot: slot & 31,
             name,
@@ -387,6 +387,26 @@ impl VirtioPci {
             let device: &mut dyn Any = device;
             device.downcast_mut().map(|device| work(device, cx))
         })
+    }
+
+    /// The device, if it is of that type, and its way to its driver.
+    pub(super) fn open<T: Device>(&mut self, now: u64) -> Option<(&mut T, Context<'_>)> {
+        let device: &mut dyn Any = &mut *self.device;
+        let device = device.downcast_mut()?;
+        let context = Context {
+            registers: &mut self.registers,
+            msix: &mut self.msix,
+            chain: &mut self.chain,
+            memory: self.memory,
+            now,
+        };
+        Some((device, context))
+    }
+
+    /// Whether the device has something for other devices, since the last question: the time of it.
+    #[inline]
+    pub const fn take_forward(&mut self) -> Option<u64> {
+        self.registers.forward.take()
     }
 
     /// When the device wants to be polled.
