@@ -8,6 +8,7 @@
 mod bad_input;
 mod clients;
 mod console;
+mod devices;
 mod disks;
 mod dmesg;
 mod firmware;
@@ -75,6 +76,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Qemu, name: "generic", run: generic::run },
     Group { board: Board::Qemu, name: "disks", run: disks::run },
     Group { board: Board::Qemu, name: "peripherals", run: peripherals::run },
+    Group { board: Board::Qemu, name: "devices", run: devices::run },
     Group { board: Board::Qemu, name: "smp", run: smp::run },
     Group { board: Board::Qemu, name: "dmesg", run: dmesg::run },
     Group { board: Board::Qemu, name: "clients", run: clients::run },

@@ -42,7 +42,7 @@ pub struct Files {
 
 /// Kernel modules that the guest's /init loads: the power button and the input events that it makes, and for virtio
 /// devices the transport and the drivers, each behind those that it needs.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 15] = [
     "drivers/acpi/button.ko",
     "drivers/input/evdev.ko",
     "drivers/virtio/virtio_ring.ko",
@@ -55,7 +55,13 @@ const MODULES: [&str; 12] = [
     "drivers/char/virtio_console.ko",
     "drivers/virtio/virtio_balloon.ko",
     "drivers/virtio/virtio_input.ko",
+    "net/core/failover.ko",
+    "drivers/net/net_failover.ko",
+    "drivers/net/virtio_net.ko",
 ];
+
+/// What tries every device of the guest, as /bin/devices.
+const DEVICES: &str = include_str!("../../tests/guests/linux/devices.sh");
 
 /// Builds or finds the files of a guest.
 pub fn files(guest: Guest) -> Result<Files> {
@@ -142,7 +148,7 @@ fn download(directory: &Path, package: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes the initramfs: busybox, our /init, and the modules that it loads.
+/// Makes the initramfs: busybox, our /init, the modules that it loads, and the script that tries all devices.
 fn initramfs(tree: &Path) -> Result<PathBuf> {
     let path = tree.join("initrd.cpio");
     write_initramfs(&path, tree, include_str!("init.sh"))?;
@@ -170,6 +176,7 @@ pub fn write_initramfs(path: &Path, tree: &Path, init: &str) -> Result<()> {
         let data = std::fs::read(tree.join("modules").join(name))?;
         archive.file(&format!("lib/{}", name.to_string_lossy()), 0o644, &data);
     }
+    archive.file("bin/devices", 0o755, DEVICES.as_bytes());
     archive.file("init", 0o755, init.as_bytes());
     paths::write_if_changed(path, &archive.finish())
 }

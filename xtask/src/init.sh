@@ -9,7 +9,7 @@ insmod /lib/evdev.ko
 insmod /lib/button.ko
 if grep -q 0x1af4 /sys/bus/pci/devices/*/vendor; then
     for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk \
-        virtio-rng virtio_console virtio_balloon virtio_input; do
+        virtio-rng virtio_console virtio_balloon virtio_input failover net_failover virtio_net; do
         insmod "/lib/$module.ko"
     done
 fi
