@@ -70,7 +70,7 @@ pub struct Hypervisor<'g> {
     /// The object or property that is being sent.
     pub(crate) reply: Reply,
     /// The filter of a network card that is being sent.
-    pub(crate) rx_filter: Filtered,
+    pub(crate) rx_filter: &'static mut Filtered,
     /// The character devices.
     pub(crate) chardevs: &'static mut Chardevs,
     /// The lines that character devices have opened.
@@ -97,7 +97,7 @@ impl<'g> Hypervisor<'g> {
             parameters: Parameters::NONE,
             pci: Functions::take(),
             reply: Reply::NONE,
-            rx_filter: Filtered::NONE,
+            rx_filter: Filtered::take(),
             chardevs: chardevs::table(),
             lines: [const { None }; LINES],
             frontends: Frontends::new(),

@@ -9,8 +9,23 @@ use monovisor_core::{Context, Error};
 use monovisor_devices::virtio::Context as VirtioContext;
 use monovisor_devices::virtio::net::{Filter, MAC_TABLE, Mac, Mode, Net, feature};
 
+use spin::{Mutex, MutexGuard};
+
 use crate::hypervisor::Hypervisor;
 use crate::virtio::{Nic, mac_text};
+
+/// The filter that was asked for last. All zeros at first, so that it takes no room in the image.
+static FILTERED: Mutex<Filtered> = Mutex::new(Filtered {
+    name: String::new(),
+    filter: {
+        let mut filter = Filter::new([0; 6]);
+        filter.promiscuous = false;
+        filter
+    },
+    main: String::new(),
+    unicast: Macs(Vec::new()),
+    multicast: Macs(Vec::new()),
+});
 
 /// Addresses as text.
 struct Macs(Vec<String<17>, MAC_TABLE>);
@@ -22,8 +37,10 @@ impl<'a> Source<'a, &'a str> for Macs {
 }
 
 impl Macs {
-    fn new(macs: &[Mac]) -> Self {
-        Self(macs.iter().map(mac_text).collect())
+    fn set(&mut self, macs: &[Mac]) {
+        self.0.clear();
+        // There are no more than there is room for.
+        self.0.extend(macs.iter().map(mac_text));
     }
 }
 
@@ -37,14 +54,10 @@ pub(crate) struct Filtered {
 }
 
 impl Filtered {
-    /// Nothing.
-    pub(crate) const NONE: Self = Self {
-        name: String::new(),
-        filter: Filter::new([0; 6]),
-        main: String::new(),
-        unicast: Macs(Vec::new()),
-        multicast: Macs(Vec::new()),
-    };
+    /// The place where it is kept. May be called once.
+    pub(crate) fn take() -> &'static mut Self {
+        MutexGuard::leak(FILTERED.lock())
+    }
 }
 
 impl<'a> Source<'a, i64> for Filtered {
@@ -62,32 +75,40 @@ const fn state(mode: Mode) -> RxState {
 }
 
 impl Hypervisor<'_> {
-    /// The cards.
-    fn nics(&self) -> impl Iterator<Item = Nic> + '_ {
-        let options = if self.guest.is_some() { Some(&self.launch.options) } else { None };
-        (0..).map_while(move |index| Nic::nth(options?, index))
+    /// The card after `skip` others that a test finds.
+    fn find_nic(&self, mut skip: usize, test: &dyn Fn(&Nic) -> bool) -> Option<Nic> {
+        self.guest.as_ref()?;
+        for index in 0.. {
+            let nic = Nic::nth(&self.launch.options, index)?;
+            if test(&nic) {
+                skip = match skip.checked_sub(1) {
+                    Some(skip) => skip,
+                    None => return Some(nic),
+                };
+            }
+        }
+        None
     }
 
     /// Works on a card.
-    fn with_nic<R>(
-        &mut self,
-        nic: &Nic,
-        mut work: impl FnMut(&mut Net, &mut VirtioContext<'_>) -> R,
-    ) -> Option<R> {
-        let mut result = None;
-        self.guest.as_mut()?.devices(&mut |devices| {
+    fn with_nic(&mut self, nic: &Nic, work: &mut dyn FnMut(&mut Net, &mut VirtioContext<'_>)) {
+        let Some(guest) = &mut self.guest else { return };
+        guest.devices(&mut |devices| {
             let now = devices.now();
             let slot = devices.pc.virtio_slots::<Net>().nth(nic.index);
-            result = slot.and_then(|slot| devices.pc.with_virtio(slot, now, &mut work));
+            if let Some(slot) = slot {
+                devices.pc.with_virtio(slot, now, &mut *work);
+            }
         });
-        result
     }
 
     /// The next card whose filter has changed since the last question.
     pub(crate) fn filter_change(&mut self) -> Option<Nic> {
         for index in 0.. {
-            let nic = self.nics().nth(index)?;
-            if self.with_nic(&nic, |net, _| net.take_filter_change()) == Some(true) {
+            let nic = self.find_nic(index, &|_| true)?;
+            let mut changed = false;
+            self.with_nic(&nic, &mut |net, _| changed = net.take_filter_change());
+            if changed {
                 return Some(nic);
             }
         }
@@ -97,9 +118,10 @@ impl Hypervisor<'_> {
 
 impl Network for Hypervisor<'_> {
     fn set_link(&mut self, arguments: SetLinkArgs<'_>, _: &mut Context<'_>) -> Poll<()> {
-        let nic = self.nics().find(|nic| nic.answers_to(arguments.name));
-        let done = nic.and_then(|nic| self.with_nic(&nic, |net, cx| net.set_link(arguments.up, cx)));
-        Ok(done.ok_or_else(|| Error::device_not_found(arguments.name))?)
+        let nic = self.find_nic(0, &|nic| nic.answers_to(arguments.name));
+        let nic = nic.ok_or_else(|| Error::device_not_found(arguments.name))?;
+        self.with_nic(&nic, &mut |net, cx| net.set_link(arguments.up, cx));
+        Ok(())
     }
 
     fn query_rx_filter(
@@ -109,26 +131,28 @@ impl Network for Hypervisor<'_> {
         _: &mut Context<'_>,
     ) -> Element<RxFilterInfo<'_>> {
         let wanted = arguments.name;
-        let nic = self.nics().filter(|nic| wanted.is_none_or(|wanted| nic.name() == wanted)).nth(index);
+        let nic = self.find_nic(index, &|nic| wanted.is_none_or(|wanted| nic.name() == wanted));
         let Some(nic) = nic else {
             return match (wanted, index) {
                 (None, _) | (_, 1..) => Ok(None),
-                (Some(name), 0) if self.nics().any(|nic| nic.answers_to(name)) => {
+                (Some(name), 0) if self.find_nic(0, &|nic| nic.answers_to(name)).is_some() => {
                     Err(Error::generic(format_args!("net client({name}) isn't a NIC")))
                 }
                 (Some(name), 0) => Err(Error::generic(format_args!("invalid net client name: {name}"))),
             };
         };
-        let found = self.with_nic(&nic, |net, cx| (net.query_filter().clone(), cx.has(feature::CTRL_VLAN)));
-        let Some((filter, by_vlan)) = found else { return Ok(None) };
-        let kept = &mut self.rx_filter;
-        *kept = Filtered {
-            name: nic.name(),
-            main: mac_text(&filter.mac),
-            unicast: Macs::new(filter.table(false)),
-            multicast: Macs::new(filter.table(true)),
-            filter,
-        };
+        let mut by_vlan = false;
+        let mut filter = Filter::new(Mac::default());
+        self.with_nic(&nic, &mut |net, cx| {
+            by_vlan = cx.has(feature::CTRL_VLAN);
+            filter.clone_from(net.query_filter());
+        });
+        let kept = &mut *self.rx_filter;
+        kept.name = nic.name();
+        kept.main = mac_text(&filter.mac);
+        kept.unicast.set(filter.table(false));
+        kept.multicast.set(filter.table(true));
+        kept.filter = filter;
         let filter = &kept.filter;
         Ok(Some(RxFilterInfo {
             name: &kept.name,

@@ -22,8 +22,8 @@ const NOT_YET: [&str; 9] =
 /// Longest name of a card, in bytes.
 const ID_BYTES: usize = 100;
 
-/// Features that the operator can withhold, by the names of their properties.
-const FLAGS: [(&str, u64); 16] = [
+/// Features that the operator can withhold, or ask for, by the names of their properties.
+const FLAGS: [(&str, u64); 17] = [
     ("csum", feature::CSUM),
     ("guest_csum", feature::GUEST_CSUM),
     ("ctrl_guest_offloads", feature::CTRL_GUEST_OFFLOADS),
@@ -40,6 +40,7 @@ const FLAGS: [(&str, u64); 16] = [
     ("ctrl_vlan", feature::CTRL_VLAN),
     ("ctrl_rx_extra", feature::CTRL_RX_EXTRA),
     ("ctrl_mac_addr", feature::CTRL_MAC_ADDR),
+    ("mq", feature::MQ),
 ];
 
 /// Features of QEMU's that there are not here: they can be off only.
@@ -123,29 +124,30 @@ pub fn check<'a>(device: &Group<'a>) -> Result<(), GroupError<'a>> {
     match device.unsigned("host_mtu", 16)? {
         // The least that IPv4 needs (RFC 791), and that a driver takes.
         Some(1..68) => return Err(device.error("host_mtu", GroupProblem::Expects("a number from 68 on"))),
-        _ => mac(device).map(|_| ()),
+        _ => {}
     }
-}
-
-/// The address that a list gives.
-fn mac<'a>(device: &Group<'a>) -> Result<Option<Mac>, GroupError<'a>> {
     match device.str("mac").map(parse_mac) {
-        None => Ok(None),
-        Some(Some(mac)) => Ok(Some(mac)),
         Some(None) => Err(device.error("mac", GroupProblem::Expects("an Ethernet address"))),
+        _ => Ok(()),
     }
 }
 
 /// Six numbers of two hexadecimal digits, `:` or `-` between them.
 fn parse_mac(text: &str) -> Option<Mac> {
     let mut mac = Mac::default();
-    let mut parts = text.split([':', '-']);
-    for place in &mut mac {
-        let part = parts.next()?;
-        let digits = part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
-        *place = u8::from_str_radix(part, 16).ok().filter(|_| digits)?;
+    let mut rest = text.as_bytes();
+    for (index, place) in mac.iter_mut().enumerate() {
+        if let (1.., [b':' | b'-', behind @ ..]) = (index, rest) {
+            rest = behind;
+        } else if index != 0 {
+            return None;
+        }
+        let [high, low, behind @ ..] = rest else { return None };
+        let digit = |byte: &u8| char::from(*byte).to_digit(16);
+        *place = (digit(high)? << 4 | digit(low)?) as u8;
+        rest = behind;
     }
-    parts.next().is_none().then_some(mac)
+    rest.is_empty().then_some(mac)
 }
 
 /// An address as text.
@@ -159,16 +161,19 @@ pub fn mac_text(mac: &Mac) -> String<17> {
     text
 }
 
-/// Makes the device of a `-device` list.
+/// The first back end that a test finds, and its number.
+fn find<'a>(options: &Options<'a>, test: &dyn Fn(&Group<'a>) -> bool) -> Option<(usize, Group<'a>)> {
+    options.groups(GroupKind::Netdev).enumerate().find(|(_, netdev)| test(netdev))
+}
+
+/// Makes the device of a `-device` list. All lists have been checked by then.
 pub fn make(bench: &mut Bench<'_>, device: &Group<'static>) -> Result<&'static mut dyn Device, MakeError> {
     let wrong = |problem| MakeError { group: *device, problem };
-    let value = |error| wrong(Problem::Value(error));
+    let number = |key, default| device.number(key).ok().flatten().unwrap_or(default);
     let (mut hub, mut pairs) = (None, 1);
     if let Some(id) = device.str("netdev") {
-        let netdevs = || bench.options.groups(GroupKind::Netdev);
-        let (index, netdev) = netdevs()
-            .enumerate()
-            .find(|(_, netdev)| netdev.id() == Some(id))
+        let options = bench.options;
+        let (index, netdev) = find(options, &|netdev| netdev.id() == Some(id))
             .ok_or_else(|| wrong(Problem::Unknown("netdev", id)))?;
         // There are no more of these than bits.
         let bit = 1u64 << (index & 63);
@@ -177,28 +182,31 @@ pub fn make(bench: &mut Bench<'_>, device: &Group<'static>) -> Result<&'static m
         }
         bench.netdevs |= bit;
         // A hub is known by the first port that names it.
-        let number = netdev.number("hubid").map_err(value)?;
-        hub = netdevs().position(|other| other.number("hubid") == Ok(number)).map(|first| first as u8);
-        pairs = queues(&netdev).map_err(value)?;
+        let number = netdev.number("hubid");
+        hub = find(options, &|other| other.number("hubid") == number).map(|(first, _)| first as u8);
+        pairs = queues(&netdev).unwrap_or(1);
     }
     let mut features = feature::DEFAULT;
     for (key, bit) in FLAGS {
-        if device.bool(key).map_err(value)? == Some(false) {
-            features &= !bit;
+        match device.bool(key) {
+            Ok(Some(true)) => features |= bit,
+            Ok(Some(false)) => features &= !bit,
+            _ => {}
         }
     }
-    if device.bool("mq").map_err(value)? == Some(true) {
-        features |= feature::MQ;
-    }
+    let mac = match device.str("mac").and_then(parse_mac) {
+        Some(mac) => mac,
+        None => free_mac(bench),
+    };
     let settings = Settings {
-        mac: mac(device).map_err(value)?.unwrap_or_else(|| free_mac(bench)),
+        mac,
         hub,
         pairs,
         features,
-        mtu: device.unsigned("host_mtu", 16).map_err(value)?.unwrap_or(0) as u16,
-        vectors: device.unsigned("vectors", 32).map_err(value)?.unwrap_or(u64::MAX).min(255) as u8,
+        mtu: number("host_mtu", 0) as u16,
+        vectors: number("vectors", u64::MAX).min(255) as u8,
     };
-    bench.macs.push(settings.mac).map_err(|_| wrong(Problem::TooMany))?;
+    bench.macs.push(mac).map_err(|_| wrong(Problem::TooMany))?;
     Ok(place(Net::new(&settings)).ok_or_else(|| wrong(Problem::NoMemory))?)
 }
 

@@ -1,7 +1,7 @@
 //! The driver's commands (5.1.6.5): each is a chain with class, command and data to read, and a byte for the answer.
 
 use super::super::{Context, Part, QueueError};
-use super::{Net, feature};
+use super::{Mac, Net, feature};
 
 /// Commands that are carried out in one call.
 const STEP: u32 = 32;
@@ -18,11 +18,18 @@ const ACK_ERROR: u8 = 1;
 /// What a command had to say: whether it has been carried out, or what is wrong with its chain.
 type Outcome = Result<bool, QueueError>;
 
-/// Reads `N` bytes of the command that starts `offset` bytes from its beginning. `None`: it is shorter.
-fn read<const N: usize>(cx: &Context<'_>, offset: u64) -> Result<Option<[u8; N]>, QueueError> {
-    let mut bytes = [0; N];
-    let length = cx.chain().read(cx.memory(), offset, &mut bytes)?;
-    Ok((length == N).then_some(bytes))
+/// Reads `length` bytes, 8 at most, of a command from byte `offset` on, and zeros behind them. `None`: it is shorter.
+fn read(cx: &Context<'_>, offset: u64, length: usize) -> Result<Option<[u8; 8]>, QueueError> {
+    let mut bytes = [0; 8];
+    let place = bytes.get_mut(..length).unwrap_or_default();
+    let known = cx.chain().read(cx.memory(), offset, place)?;
+    Ok((known == length).then_some(bytes))
+}
+
+/// The address that is read so.
+const fn address(bytes: [u8; 8]) -> Mac {
+    let [m0, m1, m2, m3, m4, m5, ..] = bytes;
+    [m0, m1, m2, m3, m4, m5]
 }
 
 impl Net {
@@ -49,42 +56,61 @@ impl Net {
     }
 
     fn command(&mut self, cx: &mut Context<'_>) -> Outcome {
-        let Some([class, command]) = read(cx, 0)? else { return Ok(false) };
+        let Some([class, command, ..]) = read(cx, 0, 2)? else { return Ok(false) };
+        // How much data there has to be, and the feature with which the command is there.
+        let (length, needed) = match (class, command) {
+            (CLASS_RX, 0..=1) => (1, feature::CTRL_RX),
+            (CLASS_RX, 2..=5) => (1, feature::CTRL_RX_EXTRA),
+            (CLASS_MAC, 0) => (0, feature::CTRL_RX),
+            (CLASS_MAC, 1) => (6, feature::CTRL_MAC_ADDR),
+            (CLASS_VLAN, 0..=1) => (2, feature::CTRL_VLAN),
+            (CLASS_MQ, 0) => (2, feature::MQ),
+            (CLASS_OFFLOADS, 0) => (8, feature::CTRL_GUEST_OFFLOADS),
+            _ => return Ok(false),
+        };
+        let Some(data) = read(cx, 2, length)? else { return Ok(false) };
+        if !cx.has(needed) {
+            return Ok(false);
+        }
+        let number = u64::from_le_bytes(data);
         let done = match class {
-            CLASS_RX => self.set_mode(command, cx)?,
-            CLASS_MAC => match command {
-                0 if cx.has(feature::CTRL_RX) => self.set_table(cx)?,
-                1 if cx.has(feature::CTRL_MAC_ADDR) => match read(cx, 2)? {
-                    Some(mac) => {
-                        self.filter.mac = mac;
-                        true
+            CLASS_RX => {
+                let filter = &mut self.filter;
+                let modes = [
+                    &mut filter.promiscuous,
+                    &mut filter.all_multicast,
+                    &mut filter.all_unicast,
+                    &mut filter.no_multicast,
+                    &mut filter.no_unicast,
+                    &mut filter.no_broadcast,
+                ];
+                for (mode, place) in (0..).zip(modes) {
+                    if mode == command {
+                        *place = number != 0;
                     }
-                    None => false,
-                },
-                _ => false,
-            },
-            CLASS_VLAN if cx.has(feature::CTRL_VLAN) && command <= 1 => match read(cx, 2)? {
-                Some(vlan) => self.filter.set_vlan(u16::from_le_bytes(vlan), command == 0),
-                None => false,
-            },
-            CLASS_MQ if cx.has(feature::MQ) && command == 0 => {
-                let pairs = read(cx, 2)?.map_or(0, u16::from_le_bytes);
-                let possible = (1..=self.settings.pairs).contains(&pairs);
+                }
+                true
+            }
+            CLASS_MAC if command == 0 => self.set_table(cx)?,
+            CLASS_MAC => {
+                self.filter.mac = address(data);
+                true
+            }
+            CLASS_VLAN => self.filter.set_vlan(number as u16, command == 0),
+            CLASS_MQ => {
+                let possible = (1..=u64::from(self.settings.pairs)).contains(&number);
                 if possible {
-                    self.pairs = pairs;
+                    self.pairs = number as u16;
                 }
                 return Ok(possible);
             }
-            CLASS_OFFLOADS if cx.has(feature::CTRL_GUEST_OFFLOADS) && command == 0 => {
-                let Some(bytes) = read(cx, 2)? else { return Ok(false) };
-                let offloads = u64::from_le_bytes(bytes);
-                let possible = offloads & !feature::OFFLOADS == 0 && cx.has(offloads);
+            _ => {
+                let possible = number & !feature::OFFLOADS == 0 && cx.has(number);
                 if possible {
-                    self.offloads = offloads;
+                    self.offloads = number;
                 }
                 return Ok(possible);
             }
-            _ => false,
         };
         if done && self.notify_filter {
             self.notify_filter = false;
@@ -94,32 +120,13 @@ impl Net {
         Ok(done)
     }
 
-    fn set_mode(&mut self, command: u8, cx: &Context<'_>) -> Outcome {
-        let needed = if command <= 1 { feature::CTRL_RX } else { feature::CTRL_RX_EXTRA };
-        let filter = &mut self.filter;
-        let mode = match command {
-            0 => &mut filter.promiscuous,
-            1 => &mut filter.all_multicast,
-            2 => &mut filter.all_unicast,
-            3 => &mut filter.no_multicast,
-            4 => &mut filter.no_unicast,
-            5 => &mut filter.no_broadcast,
-            _ => return Ok(false),
-        };
-        match read(cx, 2)? {
-            Some([on]) if cx.has(needed) => *mode = on != 0,
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
     /// Replaces both tables of addresses. Of a table that there is no room for it is kept that it would be longer.
     fn set_table(&mut self, cx: &Context<'_>) -> Outcome {
         let mut at = 2u64;
         self.filter.clear();
         for multicast in [false, true] {
-            let Some(count) = read(cx, at)? else { return Ok(false) };
-            let count = u64::from(u32::from_le_bytes(count));
+            let Some(count) = read(cx, at, 4)? else { return Ok(false) };
+            let count = u64::from_le_bytes(count);
             at += 4;
             let end = at + count * 6;
             if end > cx.chain().length(Part::Readable) {
@@ -135,8 +142,8 @@ impl Net {
                 continue;
             }
             while at < end {
-                let Some(mac) = read(cx, at)? else { return Ok(false) };
-                self.filter.add(mac, multicast);
+                let Some(mac) = read(cx, at, 6)? else { return Ok(false) };
+                self.filter.add(address(mac), multicast);
                 at += 6;
             }
         }
