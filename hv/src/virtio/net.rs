@@ -121,10 +121,9 @@ pub fn check<'a>(device: &Group<'a>) -> Result<(), GroupError<'a>> {
     if let Some(0) = device.unsigned("vectors", 32)? {
         return Err(device.error("vectors", GroupProblem::Expects("a positive integer")));
     }
-    match device.unsigned("host_mtu", 16)? {
-        // The least that IPv4 needs (RFC 791), and that a driver takes.
-        Some(1..68) => return Err(device.error("host_mtu", GroupProblem::Expects("a number from 68 on"))),
-        _ => {}
+    // The least that IPv4 needs (RFC 791), and that a driver takes.
+    if let Some(1..68) = device.unsigned("host_mtu", 16)? {
+        return Err(device.error("host_mtu", GroupProblem::Expects("a number from 68 on")));
     }
     match device.str("mac").map(parse_mac) {
         Some(None) => Err(device.error("mac", GroupProblem::Expects("an Ethernet address"))),
