@@ -24,6 +24,7 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
         return Ok(());
     }
     report.check(board, "linux::console script", || console_script(&mut rig));
+    report.check(board, "linux::switches of tasks", || switches(&mut rig));
     report.check(board, "linux::stop and cont", || stop_and_cont(&mut rig));
     report.check(board, "linux::queries", || queries(&rig));
     report.check(board, "linux::human monitor", || human_monitor(&rig));
@@ -106,6 +107,16 @@ fn console_script(rig: &mut Running) -> Result<()> {
     let times: Vec<f64> = slept.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [from, to] = times[..] else { anyhow::bail!("{slept:?}") };
     ensure!((0.95..2.5).contains(&(to - from)), "sleep 1 took {} s of the guest's time", to - from);
+    Ok(())
+}
+
+/// Programs that start while others run: a switch comes between loading a vector register and storing it, and a register that
+/// got lost is a segmentation fault.
+fn switches(rig: &mut Running) -> Result<()> {
+    let command = "i=0; while [ $i -lt 30 ]; do dmesg | grep -i virtio | grep -c fault >/dev/null; i=$((i+1)); done; \
+        dmesg | grep -c -e segfault -e 'Bad FPU'";
+    let died = shell(rig, command)?;
+    ensure!(died == "0", "{died}");
     Ok(())
 }
 

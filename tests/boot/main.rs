@@ -67,8 +67,7 @@ struct Group {
     run: fn(Board, &Report) -> anyhow::Result<()>,
 }
 
-/// The groups; each board works through its own in this order. Not on Bochs: disks, with which now and then a process of
-/// the guest dies of a segmentation fault there; why is not known yet.
+/// The groups; each board works through its own in this order.
 const GROUPS: &[Group] = &[
     Group { board: Board::Qemu, name: "guests", run: guests::run },
     Group { board: Board::Qemu, name: "programs", run: programs::run },
@@ -95,6 +94,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Bochs, name: "bad-input", run: bad_input::run },
     Group { board: Board::Bochs, name: "fuzz", run: fuzz::run },
     Group { board: Board::Bochs, name: "linux", run: linux::run },
+    Group { board: Board::Bochs, name: "disks", run: disks::run },
     Group { board: Board::Bochs, name: "peripherals", run: peripherals::run },
     Group { board: Board::Bochs, name: "smp", run: smp::run },
 ];

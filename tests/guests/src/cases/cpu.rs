@@ -379,6 +379,8 @@ fn extended_state() {
         equal("avx off is #UD", attempt!(["vzeroall"]).map(|trap| trap.vector), Some(6));
     }
     state_survives();
+    let _ = xsetbv(0, allowed);
+    super::xstate::run(allowed);
     let _ = xsetbv(0, 3);
     let _ = attempt!(["mov cr4, {v}"], v = in(reg) cr4);
 }

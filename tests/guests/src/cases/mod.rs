@@ -14,3 +14,4 @@ pub mod ports;
 pub mod smp;
 pub mod testdev;
 pub mod time;
+pub mod xstate;
