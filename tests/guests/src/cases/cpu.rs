@@ -398,7 +398,7 @@ fn state_survives() {
             "mov rbx, {k}", "movq {a}, xmm3", "movq {b}, xmm15",
             "stmxcsr [{c}]", "mov {m:e}, [{c}]", "mov dword ptr [{c}], 0x1f80", "ldmxcsr [{c}]",
             c = in(reg) &mut control, x = in(reg) 0x1122_3344_5566_7788u64, y = in(reg) !0x55u64, k = out(reg) _,
-            a = lateout(reg) a, b = lateout(reg) b, m = lateout(reg) mxcsr,
+            a = out(reg) a, b = out(reg) b, m = out(reg) mxcsr,
             out("rax") _, out("rcx") _, out("rdx") _, out("xmm3") _, out("xmm15") _
         );
     }
