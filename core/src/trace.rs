@@ -151,14 +151,27 @@ fn check_vcpu(vcpu: Option<i64>, vcpus: usize) -> Result<Option<usize>, Error> {
 
 /// Whether a name matches a pattern in which `*` stands for any text.
 fn matches(pattern: &str, name: &str) -> bool {
-    let Some((first, mut pattern)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    while let Some((part, tail)) = pattern.split_once('*') {
-        let Some(found) = rest.find(part) else { return false };
-        rest = rest.get(found.saturating_add(part.len())..).unwrap_or_default();
-        pattern = tail;
+    let (mut pattern, mut name) = (pattern.as_bytes(), name.as_bytes());
+    // What is behind the last star, and the text that the star has not taken.
+    let mut star: Option<(&[u8], &[u8])> = None;
+    loop {
+        match (pattern, name) {
+            ([b'*', behind @ ..], _) => {
+                pattern = behind;
+                star = Some((behind, name));
+            }
+            ([], []) => return true,
+            ([wanted, behind @ ..], [found, left @ ..]) if wanted == found => {
+                (pattern, name) = (behind, left);
+            }
+            _ => {
+                // The star takes one byte more.
+                let Some((behind, [_, left @ ..])) = star else { return false };
+                (pattern, name) = (behind, left);
+                star = Some((behind, left));
+            }
+        }
     }
-    rest.ends_with(pattern)
 }
 
 /// A ring of text that remembers how much was ever written, so that a reader can go on where it stopped.

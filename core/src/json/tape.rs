@@ -251,8 +251,8 @@ impl<'a> IntoIterator for Array<'a> {
     }
 }
 
-/// Iterator over the elements of an [`Array`].
-#[derive(Clone, Copy, Debug)]
+/// Iterator over the elements of an [`Array`]; by default of an empty one.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Elements<'a>(&'a [u8]);
 
 impl<'a> Iterator for Elements<'a> {

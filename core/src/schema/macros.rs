@@ -121,13 +121,15 @@ macro_rules! enum_item {
             };
             /// Every value, in the order of the schema.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+            /// Its words in the schema's tables, in the order of the values.
+            const WORDS: $crate::schema::Words = $crate::schema::Words::of(stringify!($name));
             /// The word on the wire.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),* }
+            pub fn as_str(self) -> &'static str {
+                Self::WORDS.word(self as usize)
             }
             /// The value of a word.
             pub fn from_word(word: &str) -> Option<Self> {
-                match word { $($word => Some(Self::$variant),)* _ => None }
+                Self::ALL.get(Self::WORDS.find(word)?).copied()
             }
         }
         impl $crate::schema::value::Qapi for $name {

@@ -50,7 +50,8 @@ pub mod ui;
 pub use decl::Throttle;
 pub use introspection::{CommandList, EventList, SchemaList};
 pub use offered::Offered;
-pub use value::{Any, Boxed, List, Source};
+pub(crate) use tables::Words;
+pub use value::{Any, Boxed, Items, List, Source};
 pub(crate) use visit::unreadable;
 pub use visit::{MAX_DEPTH, arguments, check_arguments};
 

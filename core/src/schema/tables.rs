@@ -239,6 +239,31 @@ pub(super) const fn event_index(name: &str) -> u8 {
     find(&LINKED.events, LINKED.event_count, name)
 }
 
+/// The words of an enumeration. The type that is declared for it has its values in the same order, and no words of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Words {
+    first: u16,
+    count: u8,
+}
+
+impl Words {
+    /// The words of the type of this name; a name that is not declared stops the build.
+    pub(crate) const fn of(name: &str) -> Self {
+        let ty = LINKED.types[LINKED.by_name[LINKED.type_names.find(name) as usize] as usize - 1];
+        Self { first: ty.first, count: ty.count }
+    }
+
+    /// The word of this place.
+    pub(crate) fn word(self, place: usize) -> &'static str {
+        slice(&WORDS, self.first, self.count).get(place).map_or("", |&word| text(word))
+    }
+
+    /// The place of a word.
+    pub(crate) fn find(self, word: &str) -> Option<usize> {
+        slice(&WORDS, self.first, self.count).iter().position(|&known| bytes(known) == word.as_bytes())
+    }
+}
+
 const fn find(entities: &[Entity], count: usize, name: &str) -> u8 {
     let name = LINKED.strings.find(name);
     let mut i = 0;

@@ -1,6 +1,6 @@
 //! How typed values are read from visited arguments and printed in QEMU's key order.
 
-use crate::json::{Array, Emit, Object, Value, Writer, bucket};
+use crate::json::{Array, Elements, Emit, Object, Value, Writer, bucket};
 
 use super::decl::TypeRef;
 
@@ -285,20 +285,47 @@ impl<T> core::fmt::Debug for List<'_, T> {
 
 impl<'a, T: Decode<'a> + Copy + 'a> List<'a, T> {
     /// The elements.
-    pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
-        let (array, slice, with, from) = match *self {
-            Self::Array(array) => (Some(array), &[][..], None, None),
-            Self::Slice(slice) => (None, slice, None, None),
-            Self::With(with) => (None, &[][..], Some(with), None),
-            Self::From(from) => (None, &[][..], None, Some(from)),
+    pub fn iter(&self) -> Items<'a, T> {
+        let elements = match *self {
+            Self::Array(array) => array.iter(),
+            _ => Elements::default(),
         };
-        array
-            .into_iter()
-            .flat_map(|array| array.iter())
-            .filter_map(T::decode)
-            .chain(slice.iter().copied())
-            .chain((0..).map_while(move |index| with.and_then(|with| with(index))))
-            .chain((0..).map_while(move |index| from.and_then(|from| from.item(index))))
+        Items { list: *self, elements, next: 0 }
+    }
+}
+
+impl<'a, T> List<'a, T> {
+    /// The element of this index, where elements are made when asked for.
+    fn made(&self, index: usize) -> Option<T> {
+        match *self {
+            Self::With(with) => with(index),
+            Self::From(from) => from.item(index),
+            Self::Array(_) | Self::Slice(_) => None,
+        }
+    }
+}
+
+/// Iterator over the elements of a [`List`].
+#[derive(Clone, Copy, Debug)]
+pub struct Items<'a, T> {
+    list: List<'a, T>,
+    /// What is left, where they are part of the arguments.
+    elements: Elements<'a>,
+    /// The index of the next one, elsewhere.
+    next: usize,
+}
+
+impl<'a, T: Decode<'a> + Copy + 'a> Iterator for Items<'a, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        let index = self.next;
+        self.next = index.saturating_add(1);
+        match self.list {
+            List::Array(_) => self.elements.find_map(T::decode),
+            List::Slice(slice) => slice.get(index).copied(),
+            made => made.made(index),
+        }
     }
 }
 
@@ -308,16 +335,9 @@ impl<T: Qapi> Qapi for List<'_, T> {
         match *self {
             Self::Array(array) => Value::Array(array).emit(writer),
             Self::Slice(slice) => slice.print(writer),
-            Self::With(with) => {
+            made => {
                 writer.begin_array();
-                for item in (0..).map_while(with) {
-                    item.print(writer);
-                }
-                writer.end_array();
-            }
-            Self::From(from) => {
-                writer.begin_array();
-                for item in (0..).map_while(|index| from.item(index)) {
+                for item in (0..).map_while(|index| made.made(index)) {
                     item.print(writer);
                 }
                 writer.end_array();

@@ -128,10 +128,9 @@ fn term<'t>(text: &'t str, registers: &dyn Registers) -> Result<(i64, &'t str), 
         },
         [b'$', ..] => {
             let name = text.get(1..).unwrap_or("");
-            let end = name
-                .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':')))
-                .unwrap_or(name.len());
-            let (name, rest) = name.split_at(end);
+            let (name, rest) = super::cut(name, |byte| {
+                !(byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b':'))
+            });
             registers.register(name).map(|value| (value as i64, rest)).ok_or(ExpressionError::UnknownRegister)
         }
         [b'0'..=b'9', ..] => {
@@ -142,8 +141,14 @@ fn term<'t>(text: &'t str, registers: &dyn Registers) -> Result<(i64, &'t str), 
                 [b'0', digit, ..] if digit.is_ascii_digit() => (8, text.get(1..).unwrap_or("")),
                 _ => (10, text),
             };
-            let end = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
-            let (number, rest) = digits.split_at(end);
+            let (number, rest) = super::cut(
+                digits,
+                match radix {
+                    16 => |byte| !byte.is_ascii_hexdigit(),
+                    8 => |byte| !matches!(byte, b'0'..=b'7'),
+                    _ => |byte| !byte.is_ascii_digit(),
+                },
+            );
             if number.is_empty() {
                 return Err(ExpressionError::InvalidCharacter);
             }

@@ -41,8 +41,7 @@ impl Format {
 
     /// Parses the text between `/` and the next space. Missing parts are those of `last`; the count is 1.
     pub fn parse(text: &str, last: Self) -> Option<Self> {
-        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (count, letters) = text.split_at(end);
+        let (count, letters) = super::cut(text, |byte| !byte.is_ascii_digit());
         let count = if count.is_empty() { 1 } else { count.parse().ok()? };
         let (mut radix, mut size) = (None, None);
         for letter in letters.bytes() {

@@ -202,14 +202,13 @@ impl Hmp {
     /// Runs a command. `cpu` is the processor it is for; its answer comes from [`Self::line`].
     pub fn start(&mut self, text: &str, cpu: usize, target: &mut impl Target) {
         self.pending = Pending::Nothing;
-        let text = text.trim_matches([' ', '\t', '\r', '\n']);
+        let text = text.trim_ascii();
         if text.is_empty() {
             return;
         }
-        let end = text.find(|c: char| c == '/' || c.is_ascii_whitespace()).unwrap_or(text.len());
-        let (name, arguments) = text.split_at(end);
+        let (name, arguments) = cut(text, |byte| byte == b'/' || byte.is_ascii_whitespace());
         let Some(command) = find(COMMANDS, name) else { return self.unknown(name) };
-        if let Err(fault) = self.run(command, arguments.trim_start(), cpu, target) {
+        if let Err(fault) = self.run(command, arguments.trim_ascii_start(), cpu, target) {
             let mut second = Line::new();
             let _ = write!(second, "Try \"help {}\" for more information", command.name);
             self.pending = Pending::Two(fault, second);
@@ -223,7 +222,7 @@ impl Hmp {
         while write!(line, "unknown command: '{shown}'").is_err() {
             line.clear();
             let half = shown.floor_char_boundary(shown.len() / 2);
-            shown = &shown[..half];
+            shown = shown.get(..half).unwrap_or_default();
         }
         self.pending = Pending::One(line);
     }
@@ -333,13 +332,15 @@ impl Hmp {
                 self.act(Action::ChoosePointer(index), target);
             }
             "sendkey" => {
-                let end = arguments.find(|c: char| c.is_ascii_whitespace()).unwrap_or(arguments.len());
-                let (names, rest) = arguments.split_at(end);
+                let (names, rest) = word(arguments);
                 if names.is_empty() {
                     return Err(usage(command, "string expected"));
                 }
-                let (hold, rest) =
-                    if rest.trim().is_empty() { (0, rest) } else { number(rest.trim_start(), registers)? };
+                let (hold, rest) = if rest.trim_ascii().is_empty() {
+                    (0, rest)
+                } else {
+                    number(rest.trim_ascii_start(), registers)?
+                };
                 self.done(command, rest)?;
                 self.act(Action::Keys { names, hold }, target);
             }
@@ -353,7 +354,7 @@ impl Hmp {
                 // memsave and pmemsave.
                 let (address, rest) = number(arguments, registers)?;
                 let (size, rest) = number(rest, registers)?;
-                let file = rest.trim().trim_matches('"');
+                let file = rest.trim_ascii().trim_matches('"');
                 if file.is_empty() {
                     return Err(usage(command, "string expected"));
                 }
@@ -385,7 +386,7 @@ impl Hmp {
     }
 
     fn done(&self, command: &Command, rest: &str) -> Result<(), Line> {
-        if rest.trim().is_empty() {
+        if rest.trim_ascii().is_empty() {
             Ok(())
         } else {
             Err(usage(command, "extraneous characters at the end of line"))
@@ -397,10 +398,9 @@ impl Hmp {
         let Some(format) = arguments.strip_prefix('/') else {
             return Ok((self.format, arguments));
         };
-        let end = format.find(|c: char| c.is_ascii_whitespace()).unwrap_or(format.len());
-        let (format, rest) = format.split_at(end);
+        let (format, rest) = word(format);
         match Format::parse(format, self.format) {
-            Some(format) => Ok((format, rest.trim_start())),
+            Some(format) => Ok((format, rest.trim_ascii_start())),
             None => {
                 let mut line = Line::new();
                 let letter =
@@ -441,8 +441,7 @@ impl Hmp {
             self.pending = Pending::Help(INFO, "info ");
             return Ok(());
         }
-        let end = arguments.find(|c: char| c.is_ascii_whitespace()).unwrap_or(arguments.len());
-        let (name, rest) = arguments.split_at(end);
+        let (name, rest) = word(arguments);
         let Some(topic) = find(INFO, name) else {
             self.unknown(name);
             return Ok(());
@@ -583,6 +582,17 @@ pub enum Progress {
     Working,
     /// The answer has ended.
     Done,
+}
+
+/// The text before the first byte that ends it, and the rest from there on.
+fn cut(text: &str, ends: fn(u8) -> bool) -> (&str, &str) {
+    let end = text.bytes().position(ends).unwrap_or(text.len());
+    text.split_at_checked(end).unwrap_or((text, ""))
+}
+
+/// The first word, and the rest.
+fn word(text: &str) -> (&str, &str) {
+    cut(text, |byte| byte.is_ascii_whitespace())
 }
 
 fn text(words: &str) -> Line {

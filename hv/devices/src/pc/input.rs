@@ -82,36 +82,43 @@ impl Operator {
 }
 
 impl Pc {
-    fn takers(&self) -> impl Iterator<Item = Taker> {
-        let chosen = self.operator.pointer;
-        let ps2 = [
-            (PS2_KEYBOARD, "QEMU PS/2 Keyboard", Takes::KEYS),
-            (PS2_MOUSE, "QEMU PS/2 Mouse", Takes::RELATIVE),
-        ]
-        .into_iter()
-        .map(|(index, name, takes)| Taker { index, name, takes, function: None, rank: (1, 0, 0) });
-        let inputs = self.functions.iter().enumerate().filter_map(|(place, function)| {
-            let device = function.device::<InputDevice>()?;
-            Some((place, device.model(), device.started()))
-        });
-        let virtio = (PS2_MOUSE + 1..).zip(inputs).map(|(index, (place, model, started))| Taker {
-            index,
-            name: model.name(),
-            takes: model.takes(),
-            function: Some(place),
-            rank: started.map_or((0, 0, 0), |at| (2, at, index)),
-        });
-        ps2.chain(virtio).map(move |mut taker| {
-            if chosen == Some(taker.index) {
+    /// Calls a function for each device that takes input, in the order of their numbers.
+    fn for_takers(&self, act: &mut dyn FnMut(Taker)) {
+        let mut act = |mut taker: Taker| {
+            if self.operator.pointer == Some(taker.index) {
                 taker.rank.0 = 3;
             }
-            taker
-        })
+            act(taker);
+        };
+        for (index, name, takes) in [
+            (PS2_KEYBOARD, "QEMU PS/2 Keyboard", Takes::KEYS),
+            (PS2_MOUSE, "QEMU PS/2 Mouse", Takes::RELATIVE),
+        ] {
+            act(Taker { index, name, takes, function: None, rank: (1, 0, 0) });
+        }
+        let mut index = PS2_MOUSE;
+        for (place, function) in self.functions.iter().enumerate() {
+            let Some(device) = function.device::<InputDevice>() else { continue };
+            index = index.saturating_add(1);
+            act(Taker {
+                index,
+                name: device.model().name(),
+                takes: device.model().takes(),
+                function: Some(place),
+                rank: device.started().map_or((0, 0, 0), |at| (2, at, index)),
+            });
+        }
     }
 
     /// The device that gets an event.
     fn taker_of(&self, input: &Input) -> Option<Taker> {
-        self.takers().filter(|taker| taker.takes.takes(input)).max_by_key(|taker| taker.rank)
+        let mut best: Option<Taker> = None;
+        self.for_takers(&mut |taker| {
+            if taker.takes.takes(input) && best.is_none_or(|best| best.rank <= taker.rank) {
+                best = Some(taker);
+            }
+        });
+        best
     }
 
     /// Whether there is a device for an event.
@@ -122,11 +129,13 @@ impl Pc {
     /// The pointing devices; the first one gets what several take.
     pub fn pointers(&self) -> impl Iterator<Item = Pointer> + use<> {
         let mut all: Vec<Taker, { MAX_FUNCTIONS + 1 }> = Vec::new();
-        for taker in self.takers().filter(|taker| taker.takes.points()) {
-            // There is room for all: the PS/2 mouse and one a function.
-            let _ = all.push(taker);
-        }
-        all.sort_unstable_by_key(|taker| core::cmp::Reverse(taker.rank));
+        self.for_takers(&mut |taker| {
+            if taker.takes.points() {
+                let before = all.iter().position(|other| other.rank < taker.rank);
+                // There is room for all: the PS/2 mouse and one a function.
+                let _ = all.insert(before.unwrap_or(all.len()), taker);
+            }
+        });
         all.into_iter().map(|taker| Pointer {
             name: taker.name,
             index: taker.index,
