@@ -61,7 +61,7 @@ const DOCUMENTED: [&str; 2] = ["cannot be emulated", "used a hardware task switc
 /// Bytes of the disk.
 const DISK: usize = 256 << 10;
 
-/// Devices that the guest abuses besides those of every PC: one of each kind.
+/// Devices that the guest abuses besides those of every PC: one of each kind, and two network cards that reach each other.
 const DEVICES: &str = "-drive file=disk.img,format=raw,if=virtio,snapshot=on \
                        -drive file=disk.img,format=raw,if=none,id=d1,readonly=on \
                        -device virtio-blk-pci,drive=d1,num-queues=2 \
@@ -70,6 +70,8 @@ const DEVICES: &str = "-drive file=disk.img,format=raw,if=virtio,snapshot=on \
                        -chardev ringbuf,id=console,size=4k -chardev ringbuf,id=port,size=4k \
                        -device virtio-serial-pci,id=vs0 -device virtconsole,chardev=console,bus=vs0.0 \
                        -device virtserialport,chardev=port,name=org.monovisor.fuzz,bus=vs0.0 \
+                       -netdev hubport,id=n0,hubid=0,queues=2 -device virtio-net-pci,netdev=n0,mq=on \
+                       -netdev hubport,id=n1,hubid=0 -device virtio-net-pci,netdev=n1,guest_csum=off \
                        -device virtio-keyboard-pci -device virtio-mouse-pci -device virtio-tablet-pci \
                        -device pc-testdev";
 
