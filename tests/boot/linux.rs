@@ -113,7 +113,7 @@ fn console_script(rig: &mut Running) -> Result<()> {
 /// Programs that start while others run: a switch comes between loading a vector register and storing it, and a register that
 /// got lost is a segmentation fault.
 fn switches(rig: &mut Running) -> Result<()> {
-    let command = "i=0; while [ $i -lt 30 ]; do dmesg | grep -i virtio | grep -c fault >/dev/null; i=$((i+1)); done; \
+    let command = "i=0; while [ $i -lt 20 ]; do dmesg | grep -i virtio | grep -c fault >/dev/null; i=$((i+1)); done; \
         dmesg | grep -c -e segfault -e 'Bad FPU'";
     let died = shell(rig, command)?;
     ensure!(died == "0", "{died}");
