@@ -19,8 +19,8 @@ pub const TARGETS: &[(&str, Target)] =
 
 const NEGOTIATE: &[u8] = br#"{"execute":"qmp_capabilities"}"#;
 
-fn rig() -> Rig {
-    let mut rig = Rig::new(Options::default());
+fn rig(options: Options) -> Rig {
+    let mut rig = Rig::new(options);
     assert!(rig.say(0, NEGOTIATE).ends_with("{\"return\": {}}\r\n"));
     rig
 }
@@ -57,25 +57,28 @@ fn still_usable(rig: &mut Rig) {
 
 /// Raw bytes.
 pub fn bytes(data: &[u8]) {
-    let mut rig = rig();
+    let mut rig = rig(Options::default());
     check(&rig.say(0, data));
     still_usable(&mut rig);
 }
 
-/// The same bytes, however they are cut, are answered the same.
+/// The same bytes, however they are cut and however long commands take, are answered the same.
 pub fn chunks(data: &[u8]) {
-    let (seed, data) = data.split_at_checked(8).unwrap_or((&[], data));
-    let mut whole = rig();
-    let expected = whole.say(0, data);
-    let mut cut = rig();
-    let (mut got, mut rest, mut turn) = (String::new(), data, 0_usize);
+    let (seed, data) = data.split_at_checked(8).unwrap_or((&[0; 8], data));
+    let (delay, cuts) = seed.split_last().map_or((0, seed), |(last, cuts)| (u64::from(last % 4), cuts));
+    // A byte 0xFF ends a command that is not ready, and none that is.
+    let data: Vec<u8> = data.iter().copied().filter(|byte| delay == 0 || *byte != 0xFF).collect();
+    let expected = rig(Options::default()).say(0, &data);
+    let mut cut = rig(Options { delay, ..Options::default() });
+    let (mut rest, mut turn) = (&data[..], 0_usize);
     while !rest.is_empty() {
-        let size = seed.get(turn % 8).map_or(1, |size| usize::from(*size) % 64 + 1).min(rest.len());
-        got.push_str(&cut.say(0, &rest[..size]));
-        rest = &rest[size..];
+        let choice = usize::from(cuts.get(turn % 7).copied().unwrap_or(0));
+        let (now, later) = rest.split_at((choice % 64 + 1).min(rest.len()));
+        cut.feed_for(0, now, choice / 64);
+        rest = later;
         turn += 1;
     }
-    assert_eq!(got, expected);
+    assert_eq!(cut.say(0, b""), expected);
 }
 
 /// Choices made from bytes; zeros when they are used up.
@@ -163,7 +166,7 @@ pub fn json(data: &[u8]) {
 /// Commands whose arguments follow the schema, now and then with something wrong.
 pub fn commands(data: &[u8]) {
     let mut choices = Choices(data);
-    let mut rig = rig();
+    let mut rig = rig(Options::default());
     let all: Vec<_> = MODULES.iter().flat_map(|module| module.commands).collect();
     let mut number = 0;
     while !choices.0.is_empty() && number < 50 {

@@ -14,6 +14,7 @@ impl Human for Model {
         text: &mut Text<'_, '_>,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
+        self.wait(cx)?;
         if let Some(cpu) = arguments.cpu_index
             && !usize::try_from(cpu).is_ok_and(|cpu| cpu < self.cpus.len())
         {

@@ -47,7 +47,8 @@ impl Model {
 }
 
 impl Memory for Model {
-    fn memsave(&mut self, arguments: MemsaveArgs<'_>, _: &mut Context<'_>) -> Poll<()> {
+    fn memsave(&mut self, arguments: MemsaveArgs<'_>, cx: &mut Context<'_>) -> Poll<()> {
+        self.wait(cx)?;
         let cpu = arguments.cpu_index.unwrap_or(0);
         if !usize::try_from(cpu).is_ok_and(|cpu| cpu < self.cpus.len()) {
             return Err(nb::Error::Other(Error::expects("cpu-index", "a CPU number")));
@@ -56,7 +57,8 @@ impl Memory for Model {
         Ok(self.save(arguments.filename, bytes)?)
     }
 
-    fn pmemsave(&mut self, arguments: PmemsaveArgs<'_>, _: &mut Context<'_>) -> Poll<()> {
+    fn pmemsave(&mut self, arguments: PmemsaveArgs<'_>, cx: &mut Context<'_>) -> Poll<()> {
+        self.wait(cx)?;
         let bytes = self.piece(arguments.val, arguments.size)?;
         Ok(self.save(arguments.filename, bytes)?)
     }
@@ -89,6 +91,7 @@ impl Memory for Model {
     }
 
     fn dump_guest_memory(&mut self, arguments: DumpGuestMemoryArgs<'_>, cx: &mut Context<'_>) -> Poll<()> {
+        self.wait(cx)?;
         let format = arguments.format.unwrap_or(DumpGuestMemoryFormat::Elf);
         let part = arguments.begin.is_some() || arguments.length.is_some();
         let refused = |text: &str| Err(nb::Error::Other(Error::text(text)));

@@ -17,14 +17,14 @@ mod trace;
 
 use std::collections::BTreeMap;
 
-use monovisor_core::handlers::Base;
+use monovisor_core::handlers::{Base, Poll};
 use monovisor_core::schema::run_state::{
     Powerdown, Reset, Resume, RunState, Shutdown, Stop, Suspend, Wakeup,
 };
 use monovisor_core::schema::{
     Command, Event, EventData, Offered, dump::DumpCompleted, dump::DumpQueryResult, dump::DumpStatus,
 };
-use monovisor_core::{Monitor, Now, Product};
+use monovisor_core::{Context, Monitor, Now, Product};
 
 pub use rig::{Line, Rig, SESSIONS};
 
@@ -189,6 +189,8 @@ pub struct Options {
     pub no_shutdown: bool,
     /// `package` of the version.
     pub package: &'static str,
+    /// How often commands that are long on a real machine answer that they are not ready; 0 for never.
+    pub delay: u64,
 }
 
 impl Default for Options {
@@ -202,6 +204,7 @@ impl Default for Options {
             stopped: true,
             no_shutdown: false,
             package: "",
+            delay: 0,
         }
     }
 }
@@ -310,6 +313,15 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// The beginning of a long command: it is not ready as often as the options say.
+    fn wait(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if cx.progress >= self.options.delay {
+            return Ok(());
+        }
+        cx.progress += 1;
+        Err(nb::Error::WouldBlock)
     }
 
     /// What this product is.

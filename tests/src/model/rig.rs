@@ -63,6 +63,17 @@ impl Rig {
         self.run();
     }
 
+    /// Sends bytes to a session and polls it so often, whatever there may be left to do.
+    ///
+    /// # Panics
+    /// Where there is no such session.
+    pub fn feed_for(&mut self, session: usize, bytes: &[u8], polls: usize) {
+        self.lines[session].input.extend(bytes.iter().copied().map(Ok));
+        for _ in 0..polls {
+            self.step(session);
+        }
+    }
+
     /// Has an error on the receiving side of a line.
     ///
     /// # Panics
@@ -103,19 +114,20 @@ impl Rig {
 
     /// Steps until nothing more happens.
     fn run(&mut self) {
-        loop {
-            let now = Now { monotonic: self.now, wall: Some(1_500_000_000_000_000 + self.now / 1000) };
-            let mut any = false;
-            for (session, line) in self.lines.iter_mut().enumerate() {
-                any |= self.monitor.poll(session, line, &mut self.model, now);
-            }
-            if !any && !self.model.later.is_empty() {
-                self.model.report(&mut self.monitor, now);
-                any = true;
-            }
-            if !any {
-                return;
-            }
+        let mut any = true;
+        while any {
+            any = (0..SESSIONS).fold(false, |any, session| self.step(session) | any);
         }
+    }
+
+    /// One step of a session, and what the machine reports behind a reply. Returns whether there may be more to do.
+    fn step(&mut self, session: usize) -> bool {
+        let now = Now { monotonic: self.now, wall: Some(1_500_000_000_000_000 + self.now / 1000) };
+        let any = self.monitor.poll(session, &mut self.lines[session], &mut self.model, now);
+        if self.model.later.is_empty() || (0..SESSIONS).any(|session| self.monitor.is_busy(session)) {
+            return any || self.monitor.is_working(session);
+        }
+        self.model.report(&mut self.monitor, now);
+        true
     }
 }

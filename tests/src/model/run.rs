@@ -7,11 +7,13 @@ use monovisor_core::{Context, Error};
 use super::{Later, Model, RESUME};
 
 impl RunControl for Model {
-    fn query_status(&mut self, _: &mut Context<'_>) -> Poll<StatusInfo> {
+    fn query_status(&mut self, cx: &mut Context<'_>) -> Poll<StatusInfo> {
+        self.wait(cx)?;
         Ok(StatusInfo { running: self.state == RunState::Running, singlestep: false, status: self.state })
     }
 
     fn stop(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wait(cx)?;
         if self.state == RunState::Running {
             self.state = RunState::Paused;
             cx.event(&Stop {});
@@ -20,6 +22,7 @@ impl RunControl for Model {
     }
 
     fn cont(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wait(cx)?;
         match self.state {
             RunState::Running | RunState::Suspended => {}
             RunState::Shutdown | RunState::InternalError => {
@@ -34,7 +37,8 @@ impl RunControl for Model {
         Ok(())
     }
 
-    fn system_reset(&mut self, _: &mut Context<'_>) -> Poll<()> {
+    fn system_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wait(cx)?;
         self.later.push(Later::Reset);
         if self.state == RunState::Shutdown {
             self.state = RunState::Prelaunch;
