@@ -1,11 +1,15 @@
 //! A guest that never rests: `run=KIND` on the command line says what it does for ever.
+//!
+//! It would take interrupts, as a guest does that works: Bochs 2.7 holds the host's interrupts back from a guest whose RFLAGS.IF
+//! is clear, which no processor does (SDM vol. 3, 25.6.1, external-interrupt exiting), so that the monitor would be
+//! served at other exits only.
 #![no_std]
 #![no_main]
 
 use core::arch::asm;
 use core::hint::black_box;
-use monovisor_guests::cpu::cpuid;
-use monovisor_guests::{boot, entry, power, println};
+use monovisor_guests::cpu::{cpuid, enable_interrupts};
+use monovisor_guests::{apic, boot, entry, power, println};
 
 entry!(main);
 
@@ -32,6 +36,9 @@ fn main() -> ! {
         }
     };
     println!("STORM {kind}");
+    // None is to come.
+    apic::init_pic(!0);
+    enable_interrupts();
     loop {
         body();
     }
