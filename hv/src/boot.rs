@@ -19,6 +19,7 @@ use monovisor_host::uart::Uart;
 use monovisor_host::{BootInfo, error, frames, info, timer, warn};
 use monovisor_loader::options::CpuBase;
 use monovisor_loader::{Options, e820};
+use monovisor_run::Run;
 use spin::{Mutex, MutexGuard, Once};
 
 use crate::backend::Backend;
@@ -28,7 +29,7 @@ use crate::configure;
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
 use crate::lines::{self, Ports};
-use crate::machine::{Cold, MAX_CPUS, Machine, Parts, Run, Shared, Slot, Slots, host_cpuid};
+use crate::machine::{Cold, MAX_CPUS, Machine, Parts, Shared, Slot, Slots, host_cpuid};
 use crate::policy::model::{Base, Complaint, Features, Instructions};
 use crate::policy::{cpuid, features};
 use crate::ram::GuestRam;
@@ -408,7 +409,7 @@ where
             Ok(vcpu) => {
                 let machine = Machine::new(vcpu, index, shared, &plan.parts);
                 READY.fetch_add(1, Ordering::Release);
-                machine.follow()
+                machine.follow(Run::slice)
             }
             Err(Some(error)) => error!("processor {index} cannot run a guest: {error}"),
             Err(None) => error!("processor {index} cannot run a guest: there is no memory for it"),

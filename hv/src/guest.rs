@@ -5,9 +5,10 @@ use monovisor_host::uart::UartConfig;
 use monovisor_insn as insn;
 use monovisor_loader::{EntryState, apply};
 use monovisor_machine::{Devices, Registers};
+use monovisor_run::Run;
 
 use crate::hmp::Snapshot;
-use crate::machine::{Cold, Machine, Run, SliceEnd};
+use crate::machine::{Cold, Machine, SliceEnd};
 use crate::ram::GuestRam;
 
 /// A guest behind one pointer: the monitor and the services do not care which vendor's processors run it.

@@ -58,7 +58,8 @@ pub fn usual_next_rip(
 }
 
 /// `usual` is at `rip` in the tables at `cr3`, within one aligned quadword.
-#[inline(never)]
+// Not to be inlined, but to be compiled where it is called from, with the settings of that package.
+#[inline]
 fn is_there(cr3: u64, memory: &impl GuestMemory, rip: u64, usual: Encoding) -> bool {
     if rip & 7 > 8 - u64::from(usual.length) {
         return false;

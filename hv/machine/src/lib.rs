@@ -1,7 +1,8 @@
 //! One guest: its processors, RAM, devices and time, and the loop that runs it.
 //!
-//! This is where a guest waits for its hypervisor, so the package is built for speed; the monitor side in `monovisor-hv`,
-//! where a serial line waits, is built for size.
+//! The package is built for size. What a guest waits for often is generic over the processor, and so compiled where it is
+//! used: in `monovisor-run`, which is built for speed. What is rare is compiled here, once for both vendors, for
+//! `Machine<dyn Vcpu>`.
 //!
 //! | module | job |
 //! |---|---|
@@ -24,6 +25,6 @@ pub mod registers;
 pub mod shared;
 pub mod trace;
 
-pub use machine::{Cold, HAS_HPET, HAS_I8042, Halt, MAX_CPUS, Machine, Parts, Run, SliceEnd, host_cpuid};
+pub use machine::{Cold, HAS_HPET, HAS_I8042, Halt, MAX_CPUS, Machine, Parts, SliceEnd, host_cpuid};
 pub use registers::Registers;
 pub use shared::{Devices, Order, Shared, Slot, Slots};

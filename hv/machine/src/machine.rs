@@ -1,6 +1,6 @@
 //! One virtual processor of a guest, and the loop that runs it.
 //!
-//! [`Run::slice`] runs the guest until something outside it wants the processor: a physical interrupt, the guest's HLT, or
+//! [`Machine::run_slice`] runs the guest until something outside it wants the processor: a physical interrupt, the guest's HLT, or
 //! its end. Exits that the machine can serve itself never leave the slice. There is one [`Machine`] for each physical
 //! processor that carries a virtual one; what they share is in [`Shared`].
 
@@ -13,8 +13,6 @@ mod secondary;
 pub use exits::host_cpuid;
 use monovisor_arch::{EntryFailure, Event, Exit, Gpr, Segment, SegmentName, Vcpu};
 use monovisor_cpu::control::Allowed;
-use monovisor_cpu::svm::Svm;
-use monovisor_cpu::vmx::Vmx;
 use monovisor_devices::apic::{CpuRequest, LocalApic};
 use monovisor_host::{interrupts, timer};
 
@@ -110,25 +108,6 @@ pub const HAS_HPET: bool = true;
 /// Most virtual processors.
 pub const MAX_CPUS: u8 = monovisor_arch::layout::MAX_VCPUS as u8;
 
-/// Runs a guest. Implemented for each vendor's machine, and not for all at once, so that the loop is compiled here, with
-/// this package's settings.
-pub trait Run {
-    /// Runs the guest until something outside it wants the processor.
-    fn slice(&mut self) -> SliceEnd;
-}
-
-impl Run for Machine<Svm> {
-    fn slice(&mut self) -> SliceEnd {
-        self.run_slice()
-    }
-}
-
-impl Run for Machine<Vmx> {
-    fn slice(&mut self) -> SliceEnd {
-        self.run_slice()
-    }
-}
-
 /// What a processor is made with, besides its hardware.
 #[derive(Clone, Copy, Debug)]
 pub struct Parts {
@@ -195,7 +174,10 @@ impl<V: Vcpu + 'static> Machine<V> {
         }
     }
 
-    fn run_slice(&mut self) -> SliceEnd {
+    /// Runs the guest until something outside it wants the processor.
+    ///
+    /// What is generic here is compiled in `monovisor-run`, for speed.
+    pub fn run_slice(&mut self) -> SliceEnd {
         for _ in 0..SLICE_ROUNDS {
             for _ in 0..EXITS_IN_A_ROW {
                 if (self.look || self.window || self.shared.wants(self.index))

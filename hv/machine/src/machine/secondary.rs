@@ -3,7 +3,7 @@
 use monovisor_arch::Vcpu;
 use monovisor_host::interrupts::{self, Sources};
 
-use super::{Cold, Machine, Run, SliceEnd};
+use super::{Cold, Machine, SliceEnd};
 use crate::shared::{Order, attention};
 
 /// What keeps a processor other than the first from running the guest.
@@ -19,12 +19,9 @@ enum Held {
     Stopped,
 }
 
-impl<V: Vcpu + 'static> Machine<V>
-where
-    Self: Run,
-{
-    /// Runs this processor, other than the first, for good. It begins parked.
-    pub fn follow(mut self) -> ! {
+impl<V: Vcpu + 'static> Machine<V> {
+    /// Runs this processor, other than the first, for good. It begins parked; `slice` runs the guest.
+    pub fn follow(mut self, slice: fn(&mut Self) -> SliceEnd) -> ! {
         let mut held = Held::Parked;
         loop {
             if interrupts::take().contains(Sources::TIMER) {
@@ -46,7 +43,7 @@ where
                 }
                 continue;
             }
-            match self.slice() {
+            match slice(&mut self) {
                 SliceEnd::Service => interrupts::window(),
                 SliceEnd::Idle => interrupts::wait(),
                 SliceEnd::Order => {}
