@@ -32,6 +32,12 @@ pub trait Disk: Send {
     /// It cannot be written to.
     fn read_only(&self) -> bool;
 
+    /// Bytes of room that its content takes, of which what has never been written may take none.
+    fn allocated(&self) -> u64;
+
+    /// A clock that only goes forward, in a unit of its own: what requests take is measured by it.
+    fn ticks(&self) -> u64;
+
     /// Copies `length` bytes from byte `offset` on to guest-physical `address`.
     fn read(
         &mut self,

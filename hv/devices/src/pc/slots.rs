@@ -92,15 +92,14 @@ impl Pc {
         result
     }
 
-    /// The slot of the first device of a type.
-    pub fn find_virtio<T: Device>(&self) -> Option<u8> {
-        self.virtio_slots::<T>().next()
+    /// The devices of a type, with their slots.
+    pub fn virtio_devices<T: Device>(&self) -> impl Iterator<Item = (u8, &T)> {
+        self.functions.iter().filter_map(|function| Some((function.address().slot, function.device::<T>()?)))
     }
 
-    /// The slots of all devices of a type, in the order in which they were attached.
-    pub fn virtio_slots<T: Device>(&self) -> impl Iterator<Item = u8> + '_ {
-        let of_type = |function: &&&'static mut VirtioPci| function.device::<T>().is_some();
-        self.functions.iter().filter(of_type).map(|function| function.address().slot)
+    /// The slot of the first device of a type.
+    pub fn find_virtio<T: Device>(&self) -> Option<u8> {
+        self.virtio_devices::<T>().next().map(|(slot, _)| slot)
     }
 
     /// Lets devices look at their queues whose time has come.

@@ -2,6 +2,13 @@
 //!
 //! Requests are carried out while the driver's notification is handled, all that there are, and answered by one
 //! interrupt at most. What would take long is cut: after [`TURN`] bytes the rest waits for the next poll.
+//!
+//! A request that the medium fails, and that the guest is to be stopped for, goes back into its queue: whoever serves the
+//! devices is told and stops the guest, and the next poll tries it again.
+
+mod account;
+
+pub use account::{Action, Failure, OnError, Operation, Statistics, Tally};
 
 use super::{CONFIG_SIZE, Context, Device, Kind, MAX_QUEUES, Part, QueueError};
 use crate::disk::{Disk, DiskError, SECTOR};
@@ -74,6 +81,14 @@ pub struct Settings {
     pub config_wce: bool,
     /// The guest may not write, even if the medium could be written to.
     pub read_only: bool,
+    /// What has been written counts as safe only when it has been flushed, until the driver says otherwise.
+    pub writeback: bool,
+    /// About errors in reading.
+    pub on_read_error: OnError,
+    /// About errors in writing and flushing.
+    pub on_write_error: OnError,
+    /// The operator's number of the drive, which [`Blk::drive`] gives back.
+    pub drive: u8,
 }
 
 impl Settings {
@@ -87,6 +102,10 @@ impl Settings {
         opt_io_size: 0,
         config_wce: true,
         read_only: false,
+        writeback: true,
+        on_read_error: OnError::Report,
+        on_write_error: OnError::NoSpace,
+        drive: 0,
     };
 }
 
@@ -103,6 +122,14 @@ struct Request {
     length: u64,
     /// How many have been moved.
     done: u64,
+    /// When it was begun, by the disk's clock.
+    start: u64,
+}
+
+impl Request {
+    const fn operation(&self) -> Operation {
+        if self.input { Operation::Read } else { Operation::Write }
+    }
 }
 
 /// How far a request has come.
@@ -111,6 +138,8 @@ enum Outcome {
     Done(Status, u32),
     /// To be gone on with.
     Data(Request),
+    /// The medium has failed an operation without data, which was begun at this tick.
+    Failed(Operation, DiskError, u64),
     /// The driver has broken a rule.
     Broken(QueueError),
 }
@@ -124,6 +153,11 @@ pub struct Blk {
     current: Option<Request>,
     /// What may be done in this turn, in bytes.
     left: u64,
+    statistics: Statistics,
+    /// The last error that nobody has been told of yet.
+    failure: Option<Failure>,
+    /// The error for which the current request waits.
+    stuck: Option<DiskError>,
 }
 
 impl Blk {
@@ -134,10 +168,43 @@ impl Blk {
         Self {
             disk,
             settings: Settings { queues, read_only, ..*settings },
-            writeback: true,
+            writeback: settings.writeback,
             current: None,
             left: 0,
+            statistics: Statistics::default(),
+            failure: None,
+            stuck: None,
         }
+    }
+
+    /// The operator's number of its drive.
+    pub const fn drive(&self) -> u8 {
+        self.settings.drive
+    }
+
+    /// The medium.
+    pub const fn disk(&self) -> &dyn Disk {
+        self.disk
+    }
+
+    /// The driver flushes what is to outlive the power.
+    pub const fn writeback(&self) -> bool {
+        self.writeback
+    }
+
+    /// What it has done.
+    pub const fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// The error for which a request waits until the guest goes on.
+    pub const fn stuck(&self) -> Option<DiskError> {
+        self.stuck
+    }
+
+    /// The last error that has not been taken yet. One with [`Action::Stop`] asks for the guest to be stopped.
+    pub const fn take_failure(&mut self) -> Option<Failure> {
+        self.failure.take()
     }
 
     /// Size in bytes, in whole sectors.
@@ -180,18 +247,23 @@ impl Blk {
             kind @ (TYPE_IN | TYPE_OUT) => {
                 let input = kind == TYPE_IN;
                 let length = if input { room } else { sent };
-                if !input && self.settings.read_only {
+                let start = self.disk.ticks();
+                let offset = self.place(sector, length).filter(|_| input || !self.settings.read_only);
+                let request =
+                    Request { queue, head, input, offset: offset.unwrap_or(0), length, done: 0, start };
+                if offset.is_none() {
+                    self.statistics.invalid(request.operation(), start);
                     return Outcome::Done(Status::IoError, 0);
                 }
-                let Some(offset) = self.place(sector, length) else {
-                    return Outcome::Done(Status::IoError, 0);
-                };
-                Outcome::Data(Request { queue, head, input, offset, length, done: 0 })
+                Outcome::Data(request)
             }
-            TYPE_FLUSH => match self.disk.flush() {
-                Ok(()) => Outcome::Done(Status::Ok, 0),
-                Err(_) => Outcome::Done(Status::IoError, 0),
-            },
+            TYPE_FLUSH => {
+                let start = self.disk.ticks();
+                match self.disk.flush() {
+                    Ok(()) => self.done(Operation::Flush, 0, start),
+                    Err(error) => Outcome::Failed(Operation::Flush, error, start),
+                }
+            }
             TYPE_GET_ID => {
                 let serial = self.settings.serial.get(..room.min(SERIAL as u64) as usize).unwrap_or_default();
                 match chain.write(memory, 0, serial) {
@@ -206,7 +278,7 @@ impl Blk {
                     return Outcome::Done(Status::IoError, 0);
                 }
                 match chain.read(memory, HEADER as u64, &mut segment) {
-                    Ok(_) => Outcome::Done(self.forget(kind == TYPE_DISCARD, segment), 0),
+                    Ok(_) => self.forget(kind == TYPE_DISCARD, segment),
                     Err(error) => Outcome::Broken(error.into()),
                 }
             }
@@ -223,22 +295,41 @@ impl Blk {
     }
 
     /// Discards or zeroes what a segment says (5.2.6.2).
-    fn forget(&mut self, discard: bool, segment: [u8; HEADER]) -> Status {
+    fn forget(&mut self, discard: bool, segment: [u8; HEADER]) -> Outcome {
         let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, flags @ ..] = segment;
         let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
         let length = u64::from(u32::from_le_bytes([n0, n1, n2, n3])) * SECTOR;
         let allowed = if discard { 0 } else { FLAG_UNMAP };
         if u32::from_le_bytes(flags) & !allowed != 0 {
-            return Status::Unsupported;
+            return Outcome::Done(Status::Unsupported, 0);
         }
-        if self.settings.read_only || length > ZERO_LIMIT {
-            return Status::IoError;
-        }
-        let Some(offset) = self.place(sector, length) else { return Status::IoError };
+        let start = self.disk.ticks();
+        let offset = self.place(sector, length).filter(|_| !self.settings.read_only && length <= ZERO_LIMIT);
+        let Some(offset) = offset else {
+            if !discard {
+                self.statistics.invalid(Operation::Write, start);
+            }
+            return Outcome::Done(Status::IoError, 0);
+        };
         self.left = self.left.saturating_sub(length / (ZERO_LIMIT / TURN));
-        let result =
-            if discard { self.disk.discard(offset, length) } else { self.disk.write_zeroes(offset, length) };
-        if result.is_ok() { Status::Ok } else { Status::IoError }
+        if discard {
+            // A hint, of which there is no count.
+            let status = if self.disk.discard(offset, length).is_ok() { Status::Ok } else { Status::IoError };
+            return Outcome::Done(status, 0);
+        }
+        match self.disk.write_zeroes(offset, length) {
+            Ok(()) => {
+                self.statistics.highest = self.statistics.highest.max(offset + length);
+                self.done(Operation::Write, length, start)
+            }
+            Err(error) => Outcome::Failed(Operation::Write, error, start),
+        }
+    }
+
+    /// Counts an operation without data that is done.
+    fn done(&mut self, operation: Operation, bytes: u64, start: u64) -> Outcome {
+        self.statistics.done(operation, Some(bytes), start, self.disk.ticks());
+        Outcome::Done(Status::Ok, 0)
     }
 
     /// Moves data as far as the turn allows. False: the chain has less than there was when the request was begun.
@@ -273,9 +364,23 @@ impl Blk {
                     self.current = Some(request);
                     return false;
                 }
-                Ok(true) => (Status::Ok, if request.input { request.done as u32 } else { 0 }),
+                Ok(true) => {
+                    let Request { length, start, .. } = request;
+                    self.statistics.done(request.operation(), Some(length), start, self.disk.ticks());
+                    if !request.input {
+                        self.statistics.highest = self.statistics.highest.max(request.offset + length);
+                    }
+                    (Status::Ok, if request.input { length as u32 } else { 0 })
+                }
                 Err(DiskError::Memory(error)) => return self.broken(error.into(), cx),
-                Err(_) => (Status::IoError, 0),
+                Err(error) => match self.fail(queue, request.operation(), error, request.start, cx) {
+                    Some(status) => (status, 0),
+                    None => return false,
+                },
+            },
+            Outcome::Failed(operation, error, start) => match self.fail(queue, operation, error, start, cx) {
+                Some(status) => (status, 0),
+                None => return false,
             },
             Outcome::Done(status, written) => (status, written),
             Outcome::Broken(error) => return self.broken(error, cx),
@@ -289,6 +394,32 @@ impl Blk {
         let written = if u64::from(written) == last { written.saturating_add(1) } else { written };
         cx.complete(queue, head, written);
         true
+    }
+
+    /// The medium has failed the request that was taken last. What the guest gets to know; `None`: the request waits.
+    #[cold]
+    fn fail(
+        &mut self,
+        queue: u16,
+        operation: Operation,
+        error: DiskError,
+        start: u64,
+        cx: &mut Context<'_>,
+    ) -> Option<Status> {
+        let read = operation == Operation::Read;
+        let policy = if read { self.settings.on_read_error } else { self.settings.on_write_error };
+        let action = policy.action(error);
+        self.failure = Some(Failure { operation, error, action });
+        cx.tell();
+        if action == Action::Stop {
+            // It is begun again as a whole. Nothing has been taken from its queue since.
+            cx.put_back(queue);
+            self.stuck = Some(error);
+            return None;
+        }
+        let ignored = action == Action::Ignore;
+        self.statistics.done(operation, ignored.then_some(0), start, self.disk.ticks());
+        Some(if ignored { Status::Ok } else { Status::IoError })
     }
 
     #[cold]
@@ -375,19 +506,24 @@ impl Device for Blk {
     }
 
     fn start(&mut self, cx: &mut Context<'_>) {
-        // Without either feature the driver cannot flush, and expects that nothing waits for it (5.2.5.2).
-        self.writeback = cx.has(CONFIG_WCE) && self.writeback || cx.has(FLUSH);
+        // Without FLUSH the driver expects that nothing waits for it, with FLUSH alone that it has to (5.2.5.2).
+        self.writeback = cx.has(FLUSH) && (self.writeback || !cx.has(CONFIG_WCE));
     }
 
     fn notify(&mut self, queue: u16, cx: &mut Context<'_>) {
         // While a request waits for its next turn, so does what comes behind it.
-        if self.current.is_none() {
+        if self.current.is_none() && self.stuck.is_none() {
             self.left = TURN;
             self.drain(queue, cx);
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.failure.is_some_and(|failure| failure.action == Action::Stop) {
+            // The guest is about to be stopped.
+            return cx.again();
+        }
+        self.stuck = None;
         self.left = TURN;
         let mut first = 0;
         if let Some(request) = self.current.take() {
@@ -414,7 +550,9 @@ impl Device for Blk {
 
     fn reset(&mut self) {
         self.current = None;
-        self.writeback = true;
+        self.stuck = None;
+        self.failure = None;
+        self.writeback = self.settings.writeback;
     }
 }
 

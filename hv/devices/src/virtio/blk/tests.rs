@@ -2,6 +2,7 @@ use super::super::feature;
 use super::super::testing::*;
 use super::*;
 use monovisor_arch::GuestMemory;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A disk of bytes.
@@ -9,7 +10,9 @@ struct Bytes {
     data: Arc<Mutex<Vec<u8>>>,
     read_only: bool,
     /// Writes from here on find no room.
-    full: u64,
+    full: Arc<AtomicU64>,
+    /// Each look at the clock is a tick.
+    clock: AtomicU64,
 }
 
 impl Disk for Bytes {
@@ -18,6 +21,12 @@ impl Disk for Bytes {
     }
     fn read_only(&self) -> bool {
         self.read_only
+    }
+    fn allocated(&self) -> u64 {
+        self.size()
+    }
+    fn ticks(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
     }
     fn read(
         &mut self,
@@ -37,7 +46,7 @@ impl Disk for Bytes {
         length: u32,
     ) -> Result<(), DiskError> {
         assert!(!self.read_only);
-        if offset + u64::from(length) > self.full {
+        if offset + u64::from(length) > self.full.load(Ordering::Relaxed) {
             return Err(DiskError::NoSpace);
         }
         let range = offset as usize..offset as usize + length as usize;
@@ -45,6 +54,9 @@ impl Disk for Bytes {
     }
     fn write_zeroes(&mut self, offset: u64, length: u64) -> Result<(), DiskError> {
         assert!(!self.read_only);
+        if offset + length > self.full.load(Ordering::Relaxed) {
+            return Err(DiskError::NoSpace);
+        }
         self.data.lock().unwrap()[offset as usize..(offset + length) as usize].fill(0);
         Ok(())
     }
@@ -62,10 +74,17 @@ const MIB: usize = 1 << 20;
 
 /// A driver, and what is on the disk: 4 MiB whose bytes are numbered by sector.
 fn disk(read_only: bool, settings: Settings) -> (Driver, Arc<Mutex<Vec<u8>>>) {
+    let (driver, data, _) = small_disk(read_only, settings);
+    (driver, data)
+}
+
+/// The same, and where it ends to find room: at 3 MiB.
+fn small_disk(read_only: bool, settings: Settings) -> (Driver, Arc<Mutex<Vec<u8>>>, Arc<AtomicU64>) {
     let data: Vec<u8> = (0..4 * MIB + 100).map(|index| (index / 512) as u8).collect();
     let data = Arc::new(Mutex::new(data));
-    let bytes = Bytes { data: data.clone(), read_only, full: 3 * MIB as u64 };
-    (Driver::new(Blk::new(Box::leak(Box::new(bytes)), &settings)), data)
+    let full = Arc::new(AtomicU64::new(3 * MIB as u64));
+    let bytes = Bytes { data: data.clone(), read_only, full: full.clone(), clock: AtomicU64::new(0) };
+    (Driver::new(Blk::new(Box::leak(Box::new(bytes)), &settings)), data, full)
 }
 
 fn header(driver: &Driver, kind: u32, sector: u64) -> (u64, u32, bool) {
@@ -104,7 +123,7 @@ fn reads_and_writes() {
 
 #[test]
 fn what_is_not_on_the_disk_is_an_error() {
-    let (mut driver, data) = disk(false, Settings::DEFAULT);
+    let (mut driver, data) = disk(false, Settings { on_write_error: OnError::Report, ..Settings::DEFAULT });
     driver.start(0);
     let before = data.lock().unwrap().clone();
     for (kind, sector, length) in [
@@ -314,4 +333,104 @@ fn a_hostile_driver_reaches_only_the_disk() {
         abuse(&mut driver, seed, 2000);
         assert_eq!(request(&mut driver, TYPE_IN, 8191, &[(0x81000, 512, true)]).0, 0, "seed {seed}");
     }
+}
+
+fn statistics(driver: &mut Driver) -> Statistics {
+    driver.function.with(0, |blk: &mut Blk, _| *blk.statistics()).unwrap()
+}
+
+#[test]
+fn what_is_done_is_counted() {
+    let (mut driver, _) = disk(false, Settings { on_write_error: OnError::Report, ..Settings::DEFAULT });
+    driver.start(FLUSH | WRITE_ZEROES);
+    assert_eq!(statistics(&mut driver), Statistics::default());
+    for (kind, sector, length) in [
+        (TYPE_IN, 0, 1024),
+        (TYPE_IN, 5, 512),
+        (TYPE_IN, 8192, 512),
+        (TYPE_OUT, 100, 2048),
+        (TYPE_OUT, 7, 512),
+        (TYPE_OUT, 1, 100),
+        (TYPE_OUT, 3 * 2048, 512),
+    ] {
+        request(&mut driver, kind, sector, &[(0x81000, length, kind == TYPE_IN)]);
+    }
+    request(&mut driver, TYPE_FLUSH, 0, &[]);
+    request(&mut driver, TYPE_GET_ID, 0, &[(0x81000, 20, true)]);
+    for (sector, count) in [(200u64, 4u32), (3 * 2048, 1)] {
+        driver.fill(0x81000, &sector.to_le_bytes());
+        driver.fill(0x81008, &[count.to_le_bytes(), [0; 4]].concat());
+        request(&mut driver, TYPE_WRITE_ZEROES, 0, &[(0x81000, 16, false)]);
+    }
+    let all = statistics(&mut driver);
+    let tally =
+        |bytes, operations, failed, invalid, ticks| Tally { bytes, operations, failed, invalid, ticks };
+    assert_eq!(all.of(Operation::Read), tally(1536, 2, 0, 1, 2));
+    assert_eq!(all.of(Operation::Write), tally(2048 + 512 + 2048, 3, 2, 1, 5));
+    assert_eq!(all.of(Operation::Flush), tally(0, 1, 0, 0, 1));
+    assert_eq!(all.highest, 204 * 512);
+    // The clock has been read twice for each but the two that were invalid.
+    assert_eq!(all.last, Some(2 * 8 + 2 - 1));
+}
+
+#[test]
+fn a_write_without_room_waits_for_the_guest_to_go_on() {
+    let (mut driver, data, full) = small_disk(false, Settings { queues: 2, ..Settings::DEFAULT });
+    driver.size = 32;
+    driver.start(MQ);
+    driver.fill(0x82000, &[0xaa; 512]);
+    let head = header(&driver, TYPE_OUT, 3 * 2048);
+    driver.chain(0, 0, &[head, (0x82000, 512, false), STATUS]);
+    driver.fill(0x80200, &[0; 16]);
+    driver.chain(0, 3, &[(0x80200, 16, false), (0x81000, 512, true), (0x80300, 1, true)]);
+    driver.offer(0, 0);
+    driver.offer(0, 3);
+    driver.kick(0);
+    let failure = |driver: &mut Driver| {
+        driver.function.with(0, |blk: &mut Blk, _| (blk.take_failure(), blk.stuck())).unwrap()
+    };
+    let full_up = DiskError::NoSpace;
+    let stop = Failure { operation: Operation::Write, error: full_up, action: Action::Stop };
+    assert!(driver.function.take_told());
+    for _ in 0..3 {
+        // Nothing goes on before somebody has stopped the guest.
+        driver.function.poll(0);
+        driver.kick(0);
+        driver.kick(1);
+        assert_eq!((driver.take_used(0), driver.function.deadline()), (None, Some(0)));
+    }
+    assert_eq!(failure(&mut driver), (Some(stop), Some(full_up)));
+    // The guest goes on, and there is no room yet.
+    driver.function.poll(0);
+    assert_eq!(failure(&mut driver), (Some(stop), Some(full_up)));
+    full.store(u64::MAX, Ordering::Relaxed);
+    driver.function.poll(0);
+    assert_eq!(failure(&mut driver), (None, None));
+    assert_eq!((driver.take_used(0), driver.take_used(0)), (Some((0, 1)), Some((3, 513))));
+    assert_eq!(data.lock().unwrap()[3 * MIB], 0xaa);
+    let tally = statistics(&mut driver).of(Operation::Write);
+    assert_eq!((tally.operations, tally.failed, tally.bytes), (1, 0, 512));
+    // A reset forgets what waits.
+    full.store(0, Ordering::Relaxed);
+    driver.offer(0, 0);
+    driver.kick(0);
+    driver.start(MQ);
+    assert_eq!(failure(&mut driver), (None, None));
+    assert_eq!(driver.function.deadline(), None);
+}
+
+#[test]
+fn errors_are_reported_or_ignored_as_the_operator_wants() {
+    for (policy, status, action, failed) in
+        [(OnError::Report, 1, Action::Report, 1), (OnError::Ignore, 0, Action::Ignore, 0)]
+    {
+        let (mut driver, _) = disk(false, Settings { on_write_error: policy, ..Settings::DEFAULT });
+        driver.start(0);
+        assert_eq!(request(&mut driver, TYPE_OUT, 3 * 2048, &[(0x81000, 512, false)]).0, status);
+        let failure = driver.function.with(0, |blk: &mut Blk, _| blk.take_failure()).unwrap().unwrap();
+        assert_eq!((failure.error, failure.action), (DiskError::NoSpace, action));
+        assert_eq!(statistics(&mut driver).of(Operation::Write).failed, failed);
+    }
+    assert_eq!(OnError::NoSpace.action(DiskError::Io), Action::Report);
+    assert_eq!(OnError::Stop.action(DiskError::Io), Action::Stop);
 }
