@@ -145,6 +145,11 @@ mod tests {
             ("-drive file=x,id=d,format=zip", "-drive d: 'zip' is not a valid format"),
             ("-drive file=x,id=d,if=ide", "-drive d: 'ide' is not supported yet"),
             ("-drive id=d,if=none", "-drive d: Parameter 'file' is missing"),
+            ("-drive file=x,id=d,cache=none,rerror=stop,werror=enospc,node-name=n0,read-only=off", ""),
+            ("-drive file=x,id=d,werror=never", "-drive d: 'never' is not a valid werror"),
+            ("-drive file=x,id=d,rerror=enospc", "-drive d: 'enospc' is not a valid read error action"),
+            ("-drive file=x,id=d,cache=", "-drive d: '' is not a valid cache"),
+            ("-drive file=x,id=d,node-name=", "-drive d: Parameter 'node-name' expects 1 to 31 bytes"),
             ("-drive file=x,id=d,fyle=y", "-drive d: Invalid parameter 'fyle'"),
             ("-drive file=x,id=d,snapshot=maybe", "-drive d: Parameter 'snapshot' expects 'on' or 'off'"),
             (

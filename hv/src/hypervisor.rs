@@ -10,6 +10,7 @@ use monovisor_host::{error, info};
 
 use crate::frontends::Frontends;
 use crate::guest::Guest;
+use crate::handlers::block::Disk;
 use crate::handlers::chardevs;
 use crate::handlers::machine::Parameters;
 use crate::handlers::memory::Save;
@@ -71,6 +72,8 @@ pub struct Hypervisor<'g> {
     pub(crate) reply: Reply,
     /// The filter of a network card that is being sent.
     pub(crate) rx_filter: &'static mut Filtered,
+    /// The drive that is being shown.
+    pub(crate) disk: Disk,
     /// The character devices.
     pub(crate) chardevs: &'static mut Chardevs,
     /// The lines that character devices have opened.
@@ -98,6 +101,7 @@ impl<'g> Hypervisor<'g> {
             pci: Functions::take(),
             reply: Reply::NONE,
             rx_filter: Filtered::take(),
+            disk: Disk::default(),
             chardevs: chardevs::table(),
             lines: [const { None }; LINES],
             frontends: Frontends::new(),

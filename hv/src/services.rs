@@ -6,11 +6,13 @@
 use monovisor_core::Monitor;
 use monovisor_core::monitor::{Now, Product};
 use monovisor_core::schema::EventData;
+use monovisor_core::schema::block_core::BlockIoError;
 use monovisor_core::schema::machine::RtcChange;
 use monovisor_core::schema::memory::BalloonChange;
 use monovisor_core::schema::net::NicRxFilterChanged;
 use monovisor_core::schema::run_state::{Powerdown, Reset, RunState, Shutdown, Stop};
 use monovisor_devices::Request;
+use monovisor_devices::virtio::blk::Action;
 use monovisor_host::{boot_info, frames, info, interrupts, power, timer};
 use spin::{Mutex, MutexGuard};
 
@@ -22,6 +24,7 @@ use crate::machine::{Halt, SliceEnd};
 use crate::port::SerialPort;
 use crate::state::Change;
 use crate::trace::{self, Point};
+use crate::virtio::MAX_DRIVES;
 
 /// How this product shows itself in the greeting.
 const PRODUCT: Product =
@@ -256,6 +259,18 @@ impl Services {
         }
         while let Some(nic) = self.hypervisor.filter_change() {
             self.event(&NicRxFilterChanged { name: Some(&nic.name()), path: &nic.path() });
+        }
+        // One for each disk at most: whatever comes meanwhile is told again.
+        for _ in 0..MAX_DRIVES {
+            let now = self.now();
+            let Some(failure) = self.hypervisor.disk_failure() else { return };
+            if let Some(event) = self.hypervisor.disk.error_event(failure) {
+                trace_event::<BlockIoError<'_>>();
+                self.monitor.event(&event, now);
+            }
+            if failure.action == Action::Stop {
+                self.stop(RunState::IoError);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use super::block_job::NewImageMode;
 use super::blockdev::{BlockdevCacheInfo, BlockdevDetectZeroesOptions};
 use super::common::IoOperationType;
 use super::crypto::QCryptoBlockInfoLUKS;
-use super::value::{Boxed, List};
+use super::value::{Boxed, List, Made};
 
 types! {
     /// An internal snapshot.
@@ -58,9 +58,9 @@ types! {
         backing_filename as "backing-filename": Option<&'a str>,
         full_backing_filename as "full-backing-filename": Option<&'a str>,
         backing_filename_format as "backing-filename-format": Option<&'a str>,
-        snapshots: Option<List<'a, SnapshotInfo<'a>>>,
+        snapshots: Option<Made<'a, List<'a, SnapshotInfo<'a>>>>,
         backing_image as "backing-image": Option<Boxed<'a, ImageInfo<'a>>>,
-        format_specific as "format-specific": Option<ImageInfoSpecific<'a>>,
+        format_specific as "format-specific": Option<Made<'a, ImageInfoSpecific<'a>>>,
     }
 
     /// A node.
@@ -134,7 +134,7 @@ types! {
         inserted: Option<BlockDeviceInfo<'a>>,
         tray_open: Option<bool>,
         io_status as "io-status": Option<BlockDeviceIoStatus>,
-        dirty_bitmaps as "dirty-bitmaps": Option<List<'a, BlockDirtyInfo<'a>>>,
+        dirty_bitmaps as "dirty-bitmaps": Option<Made<'a, List<'a, BlockDirtyInfo<'a>>>>,
     }
 
     /// Statistics of an interval.
@@ -176,7 +176,7 @@ types! {
         invalid_flush_operations: i64,
         account_invalid: bool,
         account_failed: bool,
-        timed_stats: List<'a, BlockDeviceTimedStats>,
+        timed_stats: Made<'a, List<'a, BlockDeviceTimedStats>>,
     }
 
     /// Statistics of a drive or a node.

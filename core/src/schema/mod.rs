@@ -51,7 +51,7 @@ pub use decl::Throttle;
 pub use introspection::{CommandList, EventList, SchemaList};
 pub use offered::Offered;
 pub(crate) use tables::Words;
-pub use value::{Any, Boxed, Items, List, Source};
+pub use value::{Any, Boxed, Items, List, Made, Source};
 pub(crate) use visit::unreadable;
 pub use visit::{MAX_DEPTH, arguments, check_arguments};
 

@@ -1,5 +1,7 @@
 //! How typed values are read from visited arguments and printed in QEMU's key order.
 
+use core::marker::PhantomData;
+
 use crate::json::{Array, Elements, Emit, Object, Value, Writer, bucket};
 
 use super::decl::TypeRef;
@@ -359,8 +361,8 @@ impl<'a, T> Decode<'a> for List<'a, T> {
 pub enum Boxed<'a, T> {
     /// Part of the arguments, read by [`Boxed::get`].
     Object(Object<'a>),
-    /// A value in memory.
-    Ref(&'a T),
+    /// The element of this index, made by something in memory when it is asked for.
+    From(&'a dyn Source<'a, T>, usize),
 }
 
 impl<T> Clone for Boxed<'_, T> {
@@ -378,11 +380,11 @@ impl<T> core::fmt::Debug for Boxed<'_, T> {
 }
 
 impl<'a, T: Decode<'a> + Copy> Boxed<'a, T> {
-    /// The object; `None` only where it was never visited.
+    /// The object; `None` only where it was never visited, or is not there.
     pub fn get(&self) -> Option<T> {
         match *self {
             Self::Object(object) => T::decode(Value::Object(object)),
-            Self::Ref(value) => Some(*value),
+            Self::From(from, index) => from.item(index),
         }
     }
 }
@@ -392,7 +394,7 @@ impl<T: Qapi> Qapi for Boxed<'_, T> {
     fn print(&self, writer: &mut Writer<'_>) {
         match *self {
             Self::Object(object) => Value::Object(object).emit(writer),
-            Self::Ref(value) => value.print(writer),
+            Self::From(from, index) => from.item(index).print(writer),
         }
     }
 }
@@ -413,6 +415,31 @@ pub enum Any<'a> {
     Value(Value<'a>),
     /// Made by a handler.
     With(&'a dyn crate::json::Emit),
+}
+
+/// A value of type `T` that is printed by what it is made of. It stands for values that few products have: nothing of
+/// their printing is linked where they are not made.
+#[derive(Clone, Copy, Debug)]
+pub struct Made<'a, T>(Any<'a>, PhantomData<T>);
+
+impl<'a, T> Made<'a, T> {
+    /// What `value` prints, which is to be as the schema has `T`.
+    pub const fn new(value: &'a dyn crate::json::Emit) -> Self {
+        Self(Any::With(value), PhantomData)
+    }
+}
+
+impl<T: Qapi> Qapi for Made<'_, T> {
+    const TYPE: TypeRef = T::TYPE;
+    fn print(&self, writer: &mut Writer<'_>) {
+        self.0.print(writer);
+    }
+}
+
+impl<'a, T> Decode<'a> for Made<'a, T> {
+    fn decode(value: Value<'a>) -> Option<Self> {
+        Some(Self(Any::Value(value), PhantomData))
+    }
 }
 
 impl core::fmt::Debug for Any<'_> {

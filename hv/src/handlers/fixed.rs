@@ -1,14 +1,11 @@
 //! Queries about things of which the machine has none, or one that never changes.
 
 use monovisor_core::Context;
-use monovisor_core::handlers::{Block, BlockJobs, Element, Extras};
+use monovisor_core::handlers::{BlockJobs, Element, Extras};
 use monovisor_core::schema::block_job::BlockJobInfo;
 use monovisor_core::schema::tpm::{TPMInfo, TpmModel, TpmType};
 
 use crate::hypervisor::Hypervisor;
-
-// Nothing tells yet what the disks are made of: the block layer comes with its own commands.
-impl Block for Hypervisor<'_> {}
 
 impl BlockJobs for Hypervisor<'_> {
     fn query_block_jobs(&mut self, _: usize, _: &mut Context<'_>) -> Element<BlockJobInfo<'_>> {

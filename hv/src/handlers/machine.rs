@@ -55,7 +55,7 @@ impl<'a> Source<'a, CommandLineParameterInfo<'a>> for Parameters {
                 ParameterType::Number => CommandLineParameterType::Number,
                 ParameterType::Size => CommandLineParameterType::Size,
             },
-            help: Some(parameter.help),
+            help: Some(parameter.help).filter(|help| !help.is_empty()),
             default: parameter.default,
         })
     }

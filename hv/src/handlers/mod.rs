@@ -1,5 +1,6 @@
 //! What each QMP command does: the monitor core's handler traits, implemented by the hypervisor.
 
+pub(crate) mod block;
 pub(crate) mod chardevs;
 mod fixed;
 mod human;

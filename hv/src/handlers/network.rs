@@ -95,7 +95,7 @@ impl Hypervisor<'_> {
         let Some(guest) = &mut self.guest else { return };
         guest.devices(&mut |devices| {
             let now = devices.now();
-            let slot = devices.pc.virtio_slots::<Net>().nth(nic.index);
+            let slot = devices.pc.virtio_devices::<Net>().nth(nic.index).map(|(slot, _)| slot);
             if let Some(slot) = slot {
                 devices.pc.with_virtio(slot, now, &mut *work);
             }

@@ -36,6 +36,9 @@ pub static OFFERED: Offered = Offered::new(
         Command::DUMP_SKEYS,
         Command::QUERY_MEMDEV,
         Command::QUERY_MEMORY_DEVICES,
+        Command::QUERY_BLOCK,
+        Command::QUERY_BLOCKSTATS,
+        Command::QUERY_NAMED_BLOCK_NODES,
         Command::QUERY_BLOCK_JOBS,
         Command::QUERY_MICE,
         Command::SEND_KEY,
@@ -82,5 +85,6 @@ pub static OFFERED: Offered = Offered::new(
         Event::BALLOON_CHANGE,
         Event::VSERPORT_CHANGE,
         Event::NIC_RX_FILTER_CHANGED,
+        Event::BLOCK_IO_ERROR,
     ],
 );

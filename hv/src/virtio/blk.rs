@@ -58,7 +58,7 @@ fn settings<'a>(device: &Group<'a>) -> Result<Settings, GroupError<'a>> {
         min_io_size: number("min_io_size", 16, 0)?,
         opt_io_size: number("opt_io_size", 32, 0)?,
         config_wce: device.bool("config-wce")?.unwrap_or(true),
-        read_only: false,
+        ..Settings::DEFAULT
     })
 }
 
@@ -90,20 +90,33 @@ pub fn make(bench: &mut Bench<'_>, device: &Group<'static>) -> Result<&'static m
     if let (None, Some(text)) = (device.str("serial"), drive.serial) {
         settings.serial = serial(text);
     }
-    with_drive(bench, &drive, settings)
+    with_drive(bench, index, &drive, settings)
 }
 
 /// Makes the device of a drive that comes with one.
-pub fn make_for(bench: &Bench<'_>, drive: &Drive<'static>) -> Result<&'static mut dyn Device, MakeError> {
+pub fn make_for(
+    bench: &Bench<'_>,
+    number: usize,
+    drive: &Drive<'static>,
+) -> Result<&'static mut dyn Device, MakeError> {
     let serial = serial(drive.serial.unwrap_or_default());
-    with_drive(bench, drive, Settings { serial, ..Settings::DEFAULT })
+    with_drive(bench, number, drive, Settings { serial, ..Settings::DEFAULT })
 }
 
 fn with_drive(
     bench: &Bench<'_>,
+    number: usize,
     drive: &Drive<'static>,
     settings: Settings,
 ) -> Result<&'static mut dyn Device, MakeError> {
+    let settings = Settings {
+        writeback: drive.cache.writeback,
+        on_read_error: drive.on_read_error,
+        on_write_error: drive.on_write_error,
+        // There are few of them: `MAX_DRIVES`.
+        drive: number as u8,
+        ..settings
+    };
     let wrong = |problem| MakeError { group: drive.group, problem };
     let image = Image::open(bench.files, drive.file, drive.mode)
         .map_err(|error| wrong(Problem::Open(drive.file, error)))?;

@@ -2,6 +2,7 @@
 
 use monovisor_arch::GuestMemory;
 use monovisor_devices::disk::{Disk, DiskError};
+use monovisor_host::timer;
 use monovisor_store::{FileId, PAGE_SIZE, Store, StoreError};
 
 use crate::store::Files;
@@ -147,6 +148,19 @@ impl Disk for Image {
 
     fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    fn allocated(&self) -> u64 {
+        match (self.overlay, self.base) {
+            (Some(file), _) | (None, Base::Pool(file)) => {
+                self.files.lock().stat(file).map_or(0, |stat| stat.allocated)
+            }
+            (None, Base::Fixed(data)) => data.len() as u64,
+        }
+    }
+
+    fn ticks(&self) -> u64 {
+        timer::now_tsc()
     }
 
     fn read(
@@ -332,6 +346,7 @@ mod tests {
         model[4096..4608].fill(1);
         model[..512].fill(2);
         assert_eq!(read(&mut image, 0, data.len()), model);
+        assert_eq!(image.allocated(), 3 * PAGE);
     }
 
     #[test]

@@ -30,15 +30,15 @@ use crate::machine::Shared;
 use crate::store::Files;
 pub use balloon::wanted as wants_balloon;
 use blk::Drives;
-use drive::Drive;
 pub use net::{Nic, check_netdev, mac_text};
+pub use drive::{Cache, Drive};
 pub use place::place;
 pub use property::Property;
 pub use rng::check_object;
 pub use serial::{Links, check_port, is_port};
 
 /// Most drives: one for each device.
-const MAX_DRIVES: usize = MAX_FUNCTIONS;
+pub const MAX_DRIVES: usize = MAX_FUNCTIONS;
 
 /// RAM that a device takes at most, with its place on the bus and what is behind it.
 const DEVICE_BYTES: usize = 16 << 10;
@@ -267,7 +267,7 @@ pub fn attach(
     }
     for index in 0..bench.drives.len() {
         if let Some(drive) = bench.drives.get(index).filter(|drive| drive.with_device) {
-            let device = blk::make_for(&bench, drive)?;
+            let device = blk::make_for(&bench, index, drive)?;
             put(pc, ram, &drive.group, "", device, taken)?;
         }
     }

@@ -202,6 +202,11 @@ impl Blk {
         self.stuck
     }
 
+    /// There is an error that has not been taken yet.
+    pub const fn has_failure(&self) -> bool {
+        self.failure.is_some()
+    }
+
     /// The last error that has not been taken yet. One with [`Action::Stop`] asks for the guest to be stopped.
     pub const fn take_failure(&mut self) -> Option<Failure> {
         self.failure.take()

@@ -7,6 +7,8 @@
 
 use core::fmt;
 
+use super::table::Parameter;
+
 /// Most `-device`, `-drive`, `-netdev`, `-chardev` and `-object` together: a device with what is behind it for
 /// each PCI slot that is free.
 pub const MAX_GROUPS: usize = 64;
@@ -182,7 +184,19 @@ impl<'a> Group<'a> {
     /// # Errors
     /// Names the first one that is not known.
     pub fn only(&self, keys: &[&str]) -> Result<(), GroupError<'a>> {
-        let known = |key: &str| key == "id" || self.kind.implied() == Some(key) || keys.contains(&key);
+        self.known(&|key| keys.contains(&key))
+    }
+
+    /// The same with the option's table of parameters.
+    ///
+    /// # Errors
+    /// Names the first one that is not known.
+    pub fn only_parameters(&self, parameters: &[Parameter]) -> Result<(), GroupError<'a>> {
+        self.known(&|key| parameters.iter().any(|parameter| parameter.name == key))
+    }
+
+    fn known(&self, known: &dyn Fn(&str) -> bool) -> Result<(), GroupError<'a>> {
+        let known = |key: &str| key == "id" || self.kind.implied() == Some(key) || known(key);
         match self.pairs().find(|(key, _)| !known(key)) {
             Some((key, _)) => Err(self.error(key, GroupProblem::Unknown)),
             None => Ok(()),

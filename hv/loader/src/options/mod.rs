@@ -16,7 +16,7 @@ use core::fmt;
 use heapless::Vec;
 
 pub use group::{Group, GroupError, GroupKind, GroupProblem, MAX_GROUPS};
-pub use table::{OPTIONS, OptionInfo, Parameter, ParameterType, groups};
+pub use table::{CHARDEV, DRIVE, OPTIONS, OptionInfo, Parameter, ParameterType, groups};
 
 use table::Action;
 use words::split_words;

@@ -34,7 +34,7 @@ pub struct Parameter {
     pub name: &'static str,
     /// What it takes.
     pub kind: ParameterType,
-    /// One line for the operator.
+    /// One line for the operator; empty where the name says it.
     pub help: &'static str,
     /// What holds where it is not given.
     pub default: Option<&'static str>,
@@ -108,6 +108,34 @@ const fn not_yet(name: &'static str, argument: &'static str) -> OptionInfo {
     option(name, argument, "not yet", "", &[], Action::NotYet)
 }
 
+/// What `-drive` takes.
+pub const DRIVE: &[Parameter] = &[
+    parameter("file", ParameterType::String, "file name"),
+    parameter("format", ParameterType::String, "disk format (raw)"),
+    parameter("if", ParameterType::String, "interface (none, virtio)"),
+    parameter("index", ParameterType::Number, "index number"),
+    parameter("media", ParameterType::String, "media type (disk)"),
+    parameter("cache", ParameterType::String, ""),
+    parameter("node-name", ParameterType::String, ""),
+    parameter("snapshot", ParameterType::Boolean, "enable/disable snapshot mode"),
+    parameter("readonly", ParameterType::Boolean, ""),
+    parameter("read-only", ParameterType::Boolean, "open drive file as read-only"),
+    parameter("serial", ParameterType::String, "disk serial number"),
+    parameter("rerror", ParameterType::String, "read error action"),
+    parameter("werror", ParameterType::String, "write error action"),
+    parameter("x-size", ParameterType::Size, "size of a file that is made"),
+];
+
+/// What `-chardev` takes, each back end a part of it.
+pub const CHARDEV: &[Parameter] = &[
+    parameter("backend", ParameterType::String, ""),
+    parameter("path", ParameterType::String, ""),
+    parameter("input-path", ParameterType::String, ""),
+    parameter("append", ParameterType::Boolean, ""),
+    parameter("size", ParameterType::Size, ""),
+    parameter("chardev", ParameterType::String, ""),
+];
+
 /// All options. Those whose help is `not yet` are QEMU's and known by name only.
 pub const OPTIONS: &[OptionInfo] = &[
     option(
@@ -174,22 +202,14 @@ pub const OPTIONS: &[OptionInfo] = &[
     option("qmp", "comN", "one more monitor, on another serial port of the rig", "", &[], Action::Qmp),
     option("cpu", "host|base[,+FEATURE|,-FEATURE|,FEATURE=on|off]...", "CPU model", "", &[], Action::Cpu),
     group(GroupKind::Device, "DRIVER[,KEY=VALUE]...", "a device of the guest", &[]),
-    group(
-        GroupKind::Drive,
-        "KEY=VALUE[,KEY=VALUE]...",
-        "a disk for a -device",
-        &[
-            parameter("file", ParameterType::String, "file name"),
-            parameter("format", ParameterType::String, "disk format (raw)"),
-            parameter("if", ParameterType::String, "interface (none, virtio)"),
-            parameter("id", ParameterType::String, "name for -device"),
-            parameter("snapshot", ParameterType::Boolean, "enable/disable snapshot mode"),
-            parameter("readonly", ParameterType::Boolean, "open drive file as read-only"),
-            parameter("serial", ParameterType::String, "disk serial number"),
-        ],
-    ),
+    group(GroupKind::Drive, "KEY=VALUE[,KEY=VALUE]...", "a disk for a -device", DRIVE),
     group(GroupKind::Netdev, "TYPE,id=ID[,KEY=VALUE]...", "what a network card is connected to", &[]),
-    group(GroupKind::Chardev, "BACKEND,id=ID[,KEY=VALUE]...", "what a serial device is connected to", &[]),
+    group(
+        GroupKind::Chardev,
+        "BACKEND,id=ID[,KEY=VALUE]...",
+        "what a serial device is connected to",
+        CHARDEV,
+    ),
     group(GroupKind::Object, "TYPE,id=ID[,KEY=VALUE]...", "a source that devices use", &[]),
     not_yet("M", "TYPE"),
     not_yet("accel", "NAME"),
