@@ -134,8 +134,8 @@ mod tests {
                 "-device virtio-net-pci: Parameter 'mac' expects an Ethernet address",
             ),
             (
-                "-device virtio-net-pci,vectors=0",
-                "-device virtio-net-pci: Parameter 'vectors' expects a positive integer",
+                "-device virtio-net-pci,vectors=18",
+                "-device virtio-net-pci: Parameter 'vectors' expects a number from 0 to 17",
             ),
             (
                 "-device virtio-net-pci,host_mtu=67",

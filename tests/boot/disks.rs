@@ -57,7 +57,9 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
     report.check(board, "disks::an image of the bundle", || fixed(&mut rig));
     report.check(board, "disks::an image in the store", || store(&mut rig));
     report.check(board, "disks::a snapshot", || snapshot(&mut rig));
+    report.check(board, "disks::what the block queries say", || block_queries(&rig));
     report.check(board, "disks::a driver that comes and goes", || rebind(&mut rig));
+    report.check(board, "disks::a full store", || full_store(&mut rig));
     report.check(board, "disks::quit", || rig.quit());
     Ok(())
 }
@@ -160,6 +162,97 @@ fn snapshot(rig: &mut Running) -> Result<()> {
     )?;
     ensure!(sum(rig, "cat /dev/vdb")? == want, "what was written");
     ensure!(sum(rig, "cat /dev/vda")? == before, "what is below");
+    Ok(())
+}
+
+/// What the disks are made of, and what they have done by now.
+fn block_queries(rig: &Running) -> Result<()> {
+    let mut client = rig.qmp()?;
+    let disks = client.execute("query-block", json!({}))?;
+    let names: Vec<_> = disks.as_array().context("no disks")?.iter().map(|disk| &disk["device"]).collect();
+    ensure!(names == ["d1", "virtio0", "virtio1"], "{disks}");
+    let (store, fixed, snapshot) = (&disks[0], &disks[1]["inserted"], &disks[2]["inserted"]);
+    let all = |member: &str, value| (0..3).all(|index| disks[index][member] == value);
+    ensure!(all("io-status", json!("ok")) && all("removable", json!(false)), "{disks}");
+    ensure!(
+        store["inserted"]["image"]
+            == json!({
+                "virtual-size": SCRATCH, "filename": "/tmp/scratch", "format": "raw", "dirty-flag": false,
+                "actual-size": store["inserted"]["image"]["actual-size"],
+            }),
+        "{store}"
+    );
+    ensure!(fixed["ro"] == true && fixed["image"]["actual-size"] == IMAGE, "{fixed}");
+    ensure!(fixed["cache"] == json!({ "no-flush": false, "direct": false, "writeback": true }), "{fixed}");
+    ensure!(snapshot["backing_file"] == "disk.img" && snapshot["backing_file_depth"] == 1, "{snapshot}");
+    ensure!(snapshot["image"]["backing-image"]["filename"] == "disk.img", "{snapshot}");
+    // 333 sectors were written, from the middle of a page on.
+    ensure!(snapshot["image"]["actual-size"].as_u64() >= Some(43 * 4096), "{snapshot}");
+
+    let counts = client.execute("query-blockstats", json!({}))?;
+    let (store, fixed) = (&counts[0]["stats"], &counts[1]["stats"]);
+    ensure!(counts[0]["parent"]["node-name"] == "#block000", "{counts}");
+    ensure!(counts[0]["parent"]["stats"]["wr_highest_offset"] == store["wr_highest_offset"], "{counts}");
+    // The last of the three writings began at sector 777.
+    ensure!(store["wr_highest_offset"] == 777 * 512 + IMAGE, "{store}");
+    ensure!(store["wr_bytes"].as_u64() >= Some(3 * IMAGE as u64), "{store}");
+    ensure!(fixed["rd_bytes"].as_u64() >= Some(IMAGE as u64) && fixed["wr_bytes"] == 0, "{fixed}");
+    for count in ["rd_operations", "rd_total_time_ns", "idle_time_ns"] {
+        ensure!(fixed[count].as_u64() > Some(0), "{count}: {fixed}");
+    }
+    ensure!(counts[2]["backing"]["parent"]["node-name"] == "#block006", "{counts}");
+
+    let nodes = client.execute("query-named-block-nodes", json!({}))?;
+    let drivers: Vec<_> = nodes.as_array().context("no nodes")?.iter().map(|node| &node["drv"]).collect();
+    ensure!(drivers == ["x-overlay", "raw", "file", "raw", "file", "raw", "file"], "{nodes}");
+    let shallow = client.execute("query-blockstats", json!({ "query-nodes": true }))?;
+    ensure!(shallow.as_array().map(Vec::len) == Some(7), "{shallow}");
+    ensure!(shallow[6]["node-name"] == "#block008" && shallow[6].get("backing").is_none(), "{shallow}");
+    Ok(())
+}
+
+/// A write for which there is no room stops the guest; with room again it goes on as if nothing had been.
+fn full_store(rig: &mut Running) -> Result<()> {
+    let mut client = rig.qmp()?;
+    client.execute("pmemsave", json!({ "val": 0, "size": 1 << 20, "filename": "/tmp/spare" }))?;
+    // Files that leave no room for a page: the largest first, each half as long as the one before.
+    let mut size = 128 << 20;
+    while size >= 4096 {
+        for copy in 0..2 {
+            let file = format!("/tmp/fill-{size}-{copy}");
+            let arguments = json!({ "val": 0, "size": size, "filename": file });
+            // Refused where it does not fit.
+            let _ = client.execute("pmemsave", arguments);
+        }
+        size /= 2;
+    }
+    rig.console.send("dd if=/tmp/image of=/dev/vdc bs=4k oflag=direct 2>/dev/null; echo written: $?\n")?;
+    let event = client.wait_event("BLOCK_IO_ERROR", limit(rig.board, 20))?;
+    ensure!(
+        event["data"]
+            == json!({
+                "device": "d1", "node-name": "#block001", "operation": "write", "action": "stop",
+                "nospace": true, "reason": "No space left on device",
+            }),
+        "{event}"
+    );
+    client.wait_event("STOP", limit(rig.board, 10))?;
+    ensure!(client.execute("query-status", json!({}))?["status"] == "io-error", "the guest's state");
+    ensure!(client.execute("query-block", json!({}))?[0]["io-status"] == "nospace", "the disk's state");
+    // Once more without room.
+    client.execute("cont", json!({}))?;
+    client.wait_event("BLOCK_IO_ERROR", limit(rig.board, 20))?;
+    client.wait_event("STOP", limit(rig.board, 10))?;
+    // An empty file takes none.
+    client.execute("pmemsave", json!({ "val": 0, "size": 0, "filename": "/tmp/spare" }))?;
+    client.execute("cont", json!({}))?;
+    rig.console.expect("written: 0", limit(rig.board, 20)).with_context(|| rig.tail())?;
+    ensure!(client.execute("query-block", json!({}))?[0]["io-status"] == "ok", "the disk's state");
+    let counts = client.execute("query-blockstats", json!({}))?;
+    ensure!(counts[0]["stats"]["failed_wr_operations"] == 0, "{counts}");
+    let want = sum(rig, "cat /tmp/image")?;
+    shell(rig, "echo 3 > /proc/sys/vm/drop_caches")?;
+    ensure!(sum(rig, &format!("head -c {IMAGE} /dev/vdc"))? == want, "what was written");
     Ok(())
 }
 

@@ -10,6 +10,7 @@
 use monovisor_arch::GuestMemory;
 use monovisor_cpu::paging::{Access, Format, MemoryType, Tables};
 use monovisor_devices::virtio::balloon::{Pages, STEP};
+use monovisor_host::timer;
 
 use crate::ram::GuestRam;
 use crate::shared::Shared;
@@ -116,6 +117,10 @@ impl Pages for GuestPages {
 
     fn give(&mut self, address: u64) {
         self.shared.touch(address);
+    }
+
+    fn time(&self) -> u64 {
+        timer::wall_clock().unwrap_or(0) / 1_000_000
     }
 }
 

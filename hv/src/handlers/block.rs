@@ -19,13 +19,12 @@ use monovisor_core::schema::{Boxed, Made, Source};
 use monovisor_devices::disk::{DiskError, SECTOR};
 use monovisor_devices::virtio::blk::{Action, Blk, Failure, Operation, Statistics};
 use monovisor_host::timer;
-use monovisor_loader::Options;
 use monovisor_loader::options::GroupKind;
 use monovisor_store::PAGE_SIZE;
 
 use crate::clock::Clock;
 use crate::hypervisor::Hypervisor;
-use crate::virtio::{Cache, Drive};
+use crate::virtio::{Cache, Drive, DriveName, drive_name};
 
 /// The driver of a node that takes what is written to a snapshot, and what stands for its file.
 const OVERLAY_DRIVER: &str = "x-overlay";
@@ -63,24 +62,17 @@ struct Attached {
     allocated: u64,
 }
 
-/// The name of a drive that has no `id`: its interface, and its number among those.
-fn made_name(options: &Options<'static>, number: usize, drive: &Drive<'static>) -> String<NAME_BYTES> {
-    let same = |other: &Drive<'_>| other.with_device == drive.with_device;
-    let earlier = options.groups(GroupKind::Drive).take(number).filter_map(|group| Drive::new(group).ok());
-    let index = drive.index.unwrap_or_else(|| earlier.filter(same).count() as u32);
-    let mut name = String::new();
-    // Both fit.
-    let _ = write!(name, "{}{index}", if drive.with_device { "virtio" } else { "none" });
-    name
-}
-
 impl Hypervisor<'_> {
     /// Looks at a drive of the command line, by its number.
     fn disk(&mut self, number: usize) -> Option<&Disk> {
         let options = &self.launch.options;
         let drive = Drive::new(options.groups(GroupKind::Drive).nth(number)?).ok()?;
         let disk = &mut self.disk;
-        disk.name = made_name(options, number, &drive);
+        disk.name.clear();
+        if let DriveName::Made(word, index) = drive_name(options, number, &drive) {
+            // It fits.
+            let _ = write!(disk.name, "{word}{index}");
+        }
         for (node, name) in disk.nodes.iter_mut().enumerate() {
             name.clear();
             // Three digits at least, as in QEMU, where the last two are random.
@@ -388,6 +380,8 @@ impl Block for Hypervisor<'_> {
 
 #[cfg(test)]
 mod tests {
+    use monovisor_loader::Options;
+
     use super::*;
 
     fn options(line: &str) -> Options<'static> {
@@ -400,7 +394,7 @@ mod tests {
         let drive = Drive::new(options.groups(GroupKind::Drive).next().unwrap()).unwrap();
         Disk {
             drive: Some(drive),
-            name: made_name(&options, 0, &drive),
+            name: String::new(),
             nodes: ["f", "r", "o"].map(|name| String::try_from(name).unwrap()),
             file: Some((10_100, 4096)),
             device: None,
@@ -409,11 +403,13 @@ mod tests {
 
     #[test]
     fn drives_without_a_name_are_numbered_by_interface() {
-        let options = options("-drive file=a -drive file=b,if=none -drive file=c,index=7 -drive file=d");
+        let options = options("-drive file=a -drive file=b,if=none -drive file=c,index=7 -drive file=d,id=d");
         let drives = options.groups(GroupKind::Drive).map(|group| Drive::new(group).unwrap());
         let names: Vec<_> =
-            drives.enumerate().map(|(number, drive)| made_name(&options, number, &drive)).collect();
-        assert_eq!(names, ["virtio0", "none0", "virtio7", "virtio2"]);
+            drives.enumerate().map(|(number, drive)| drive_name(&options, number, &drive)).collect();
+        let made = |word, number| DriveName::Made(word, number);
+        let want = [made("virtio", 0), made("none", 0), made("virtio", 7), DriveName::Given("d")];
+        assert_eq!(names, want);
     }
 
     #[test]

@@ -2,19 +2,24 @@
 
 use core::fmt::Write;
 
-use heapless::String;
+use heapless::{String, Vec};
+use monovisor_arch::layout;
 use monovisor_core::handlers::{Element, Objects, Poll};
+use monovisor_core::json::Value as JsonValue;
 use monovisor_core::schema::Any;
 use monovisor_core::schema::qom::{
     DeviceListPropertiesArgs, DevicePropertyInfo, ObjectPropertyInfo, ObjectTypeInfo, QomGetArgs,
     QomListArgs, QomListTypesArgs, QomSetArgs,
 };
 use monovisor_core::{Context, Error};
+use monovisor_devices::Pc;
+use monovisor_devices::pc::MAX_FUNCTIONS;
+use monovisor_loader::Options;
 
 use crate::configure;
 use crate::hypervisor::Hypervisor;
 use crate::machine::{HAS_HPET, HAS_I8042};
-use crate::qom::{DEVICE, Machine, TYPES, Tree, Type, Value};
+use crate::qom::{DEVICE, GuestStats, Machine, POLLING_INTERVAL, Placed, TYPES, Tree, Type, Value};
 use crate::virtio;
 
 /// Longest name of a child, and longest type of one, in bytes; a file's name is longer than any of them.
@@ -49,10 +54,18 @@ impl Hypervisor<'_> {
         let test_device = configure::has_test_device(options);
         let processors = self.processors() as u8;
         let mut config = None;
+        let mut devices = Vec::new();
         if let Some(guest) = &mut self.guest {
-            guest.devices(&mut |devices| config = Some(*devices.pc.config()));
+            guest.devices(&mut |machine| {
+                config = Some(*machine.pc.config());
+                devices = placed(options, &machine.pc);
+            });
         }
-        Tree::new(&Machine {
+        let guest_stats = self.with_balloon(|balloon, _| {
+            let (values, updated) = balloon.statistics();
+            GuestStats { values, updated, interval: balloon.interval() }
+        });
+        Tree::new(Machine {
             kernel,
             initrd,
             append,
@@ -62,8 +75,41 @@ impl Hypervisor<'_> {
             hpet: HAS_HPET,
             debug_exit: config.and_then(|config| config.debug_exit),
             test_device,
+            devices,
+            guest_stats: guest_stats.unwrap_or_default(),
         })
     }
+
+    /// Has the guest asked for statistics of its memory every so many seconds; 0: not any more.
+    fn set_polling(&mut self, value: Any<'_>) -> Result<(), Error> {
+        let Any::Value(JsonValue::Int(seconds)) = value else {
+            return Err(Error::generic(format_args!(
+                "Invalid parameter type for '{POLLING_INTERVAL}', expected: integer"
+            )));
+        };
+        if seconds < 0 {
+            return Err(Error::text("timer value must be greater than zero"));
+        }
+        let seconds = u32::try_from(seconds).map_err(|_| Error::text("timer value is too big"))?;
+        self.with_balloon(|balloon, cx| balloon.set_interval(seconds.into(), cx.now()))
+    }
+}
+
+/// What is on the bus of what the command line asks for.
+fn placed(options: &Options<'static>, pc: &Pc) -> Vec<Placed, MAX_FUNCTIONS> {
+    let slots = pc.pci_functions().filter(|function| function.address.slot >= layout::PCI_SLOT_FIRST_FREE);
+    let placed = virtio::asked(options).zip(slots).map(|(asked, function)| Placed {
+        model: asked.model,
+        group: asked.group,
+        slot: function.address.slot,
+        vectors: function.vectors,
+        drive: asked.drive.map(|(number, drive)| virtio::drive_name(options, number, &drive)),
+        serial: asked.drive.and_then(|(_, drive)| drive.serial).unwrap_or_default(),
+        // There are no more lists than that.
+        anonymous: asked.anonymous as u8,
+    });
+    // A bus has no more than there are places for.
+    placed.take(MAX_FUNCTIONS).collect()
 }
 
 impl Objects for Hypervisor<'_> {
@@ -100,6 +146,9 @@ impl Objects for Hypervisor<'_> {
     fn qom_set(&mut self, arguments: QomSetArgs<'_>, _: &mut Context<'_>) -> Poll<()> {
         let tree = self.tree();
         let at = tree.resolve(arguments.path)?;
+        if arguments.property == POLLING_INTERVAL && tree.get(at, POLLING_INTERVAL).is_ok() {
+            return Ok(self.set_polling(arguments.value)?);
+        }
         Err(nb::Error::Other(tree.refuse(at, arguments.property)))
     }
 
@@ -123,14 +172,6 @@ impl Objects for Hypervisor<'_> {
         _: &mut Context<'_>,
     ) -> Element<DevicePropertyInfo<'_>> {
         let name = arguments.typename;
-        if let Some(model) = virtio::model(name) {
-            let property = model.properties().nth(index);
-            return Ok(property.map(|property| DevicePropertyInfo {
-                name: property.name,
-                kind: property.kind.name(),
-                description: None,
-            }));
-        }
         let kind = Type::find(name).ok_or_else(|| Error::device_not_found(name))?;
         if !kind.is_a(DEVICE.name) {
             return Err(Error::expects("name", "device"));

@@ -1,5 +1,12 @@
 //! The types of objects that the machine is made of.
 
+use crate::virtio::{self, MODELS};
+
+/// When the guest is asked for statistics of its memory, in seconds; 0: never.
+pub const POLLING_INTERVAL: &str = "guest-stats-polling-interval";
+/// The statistics of its memory that the guest has told.
+pub const GUEST_STATS: &str = "guest-stats";
+
 /// A property that objects of a type have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Property {
@@ -18,7 +25,7 @@ pub struct Type {
     pub parent: Option<&'static Type>,
     /// There are no objects of just this type.
     pub is_abstract: bool,
-    /// What it adds to its parent's properties.
+    /// What it adds to its parent's properties, [`settings`](Self::settings) apart.
     pub properties: &'static [Property],
 }
 
@@ -71,6 +78,17 @@ types! {
     HOST_BRIDGE = "i440FX", Some(&PCI_DEVICE), false, [];
     ISA_BRIDGE = "PIIX3", Some(&PCI_DEVICE), false, [];
     POWER = "PIIX4_PM", Some(&PCI_DEVICE), false, [];
+    VIRTIO = "virtio-pci", Some(&PCI_DEVICE), true, [];
+    VIRTIO_BLK = "virtio-blk-pci", Some(&VIRTIO), false, [];
+    VIRTIO_BALLOON = "virtio-balloon-pci", Some(&VIRTIO), false, [
+        "guest-stats": "guest statistics", "guest-stats-polling-interval": "int"
+    ];
+    VIRTIO_NET = "virtio-net-pci", Some(&VIRTIO), false, [];
+    VIRTIO_RNG = "virtio-rng-pci", Some(&VIRTIO), false, [];
+    VIRTIO_SERIAL = "virtio-serial-pci", Some(&VIRTIO), false, [];
+    VIRTIO_KEYBOARD = "virtio-keyboard-pci", Some(&VIRTIO), false, [];
+    VIRTIO_MOUSE = "virtio-mouse-pci", Some(&VIRTIO), false, [];
+    VIRTIO_TABLET = "virtio-tablet-pci", Some(&VIRTIO), false, [];
 }
 
 impl Type {
@@ -89,13 +107,29 @@ impl Type {
         self.line().any(|kind| kind.name == name)
     }
 
+    /// What `-device` can set beside the properties that are in this table.
+    pub fn settings(&self) -> &'static [virtio::Property] {
+        match MODELS.iter().find(|model| model.name == self.name) {
+            Some(model) => model.properties,
+            // The address is every PCI device's.
+            None if self.name == VIRTIO.name => virtio::PCI.get(1..).unwrap_or_default(),
+            None => &[],
+        }
+    }
+
+    /// What it adds to its parent's properties.
+    fn own(&'static self) -> impl Iterator<Item = Property> {
+        let settings = self.settings().iter().map(|setting| property(setting.name, setting.kind.name()));
+        self.properties.iter().copied().chain(settings)
+    }
+
     /// All properties, its own first.
-    pub fn properties(&'static self) -> impl Iterator<Item = &'static Property> {
-        self.line().flat_map(|kind| kind.properties)
+    pub fn properties(&'static self) -> impl Iterator<Item = Property> {
+        self.line().flat_map(Self::own)
     }
 
     /// The properties that are its own and not those of all devices.
-    pub fn device_properties(&'static self) -> impl Iterator<Item = &'static Property> {
-        self.line().take_while(|kind| **kind != DEVICE).flat_map(|kind| kind.properties)
+    pub fn device_properties(&'static self) -> impl Iterator<Item = Property> {
+        self.line().take_while(|kind| **kind != DEVICE).flat_map(Self::own)
     }
 }

@@ -14,7 +14,7 @@ use super::{Bench, MakeError, Problem};
 pub const NAME: &str = "virtio-balloon-pci";
 
 /// Its properties.
-pub const PROPERTIES: &[Property] = &[property("deflate-on-oom", Kind::Bool)];
+pub const PROPERTIES: &[Property] = &[property("deflate-on-oom", Kind::Bool, "off")];
 
 /// Whether a command line asks for a balloon.
 pub fn wanted(options: &Options<'_>) -> bool {

@@ -13,16 +13,16 @@ use super::{Bench, MakeError, Problem};
 
 /// Its properties.
 pub const PROPERTIES: &[Property] = &[
-    property("drive", Kind::Drive),
-    property("serial", Kind::Text),
-    property("num-queues", Kind::Unsigned(16)),
-    property("logical_block_size", Kind::Unsigned(16)),
-    property("physical_block_size", Kind::Unsigned(16)),
-    property("min_io_size", Kind::Unsigned(16)),
-    property("opt_io_size", Kind::Unsigned(32)),
-    property("config-wce", Kind::Bool),
+    property("drive", Kind::Drive, ""),
+    property("serial", Kind::Text, ""),
+    property("num-queues", Kind::Unsigned(16), "1"),
+    property("logical_block_size", Kind::Unsigned(16), "512"),
+    property("physical_block_size", Kind::Unsigned(16), "512"),
+    property("min_io_size", Kind::Unsigned(16), "0"),
+    property("opt_io_size", Kind::Unsigned(32), "0"),
+    property("config-wce", Kind::Bool, "on"),
     // There is no firmware that would look at it.
-    property("bootindex", Kind::Int32),
+    property("bootindex", Kind::Int32, "-1"),
 ];
 
 /// Checks what the table cannot.

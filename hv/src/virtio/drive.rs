@@ -2,7 +2,8 @@
 
 use monovisor_devices::disk::SECTOR;
 use monovisor_devices::virtio::blk::OnError;
-use monovisor_loader::options::{DRIVE, Group, GroupError, GroupProblem};
+use monovisor_loader::Options;
+use monovisor_loader::options::{DRIVE, Group, GroupError, GroupKind, GroupProblem};
 
 use super::image::Mode;
 
@@ -120,6 +121,26 @@ fn named<'a, T: Copy>(
         Some((_, meaning)) => Ok(Some(*meaning)),
         None => Err(group.error(key, GroupProblem::NoSuch(key))),
     }
+}
+
+/// What a drive is called: its `id`, or else its interface and its number among those.
+pub fn name(options: &Options<'static>, number: usize, drive: &Drive<'static>) -> Name {
+    if let Some(id) = drive.group.id() {
+        return Name::Given(id);
+    }
+    let same = |other: &Drive<'_>| other.with_device == drive.with_device;
+    let earlier = options.groups(GroupKind::Drive).take(number).filter_map(|group| Drive::new(group).ok());
+    let index = drive.index.unwrap_or_else(|| earlier.filter(same).count() as u32);
+    Name::Made(if drive.with_device { "virtio" } else { "none" }, index)
+}
+
+/// A drive's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// The operator's.
+    Given(&'static str),
+    /// A word and a number.
+    Made(&'static str, u32),
 }
 
 /// Checks a value of which only `here` are there and `elsewhere` are QEMU's.

@@ -9,7 +9,7 @@ use super::property::{Kind, Property, property};
 use super::{Bench, MakeError, Problem};
 
 /// Their properties.
-pub const PROPERTIES: &[Property] = &[property("serial", Kind::Text)];
+pub const PROPERTIES: &[Property] = &[property("serial", Kind::Text, "")];
 
 /// Checks what the table cannot.
 ///

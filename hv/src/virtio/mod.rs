@@ -30,10 +30,10 @@ use crate::machine::Shared;
 use crate::store::Files;
 pub use balloon::wanted as wants_balloon;
 use blk::Drives;
+pub use drive::{Cache, Drive, Name as DriveName, name as drive_name};
 pub use net::{Nic, check_netdev, mac_text};
-pub use drive::{Cache, Drive};
 pub use place::place;
-pub use property::Property;
+pub use property::{Kind, PCI, Property, VECTORS};
 pub use rng::check_object;
 pub use serial::{Links, check_port, is_port};
 
@@ -44,6 +44,7 @@ pub const MAX_DRIVES: usize = MAX_FUNCTIONS;
 const DEVICE_BYTES: usize = 16 << 10;
 
 /// A kind of device.
+#[derive(Debug)]
 pub struct Model {
     /// What `-device` calls it.
     pub name: &'static str,
@@ -54,14 +55,7 @@ pub struct Model {
     make: fn(&mut Bench<'_>, &Group<'static>) -> Result<&'static mut dyn Device, MakeError>,
 }
 
-impl Model {
-    /// All its properties, its own first.
-    pub fn properties(&self) -> impl Iterator<Item = &'static Property> {
-        self.properties.iter().chain(property::PCI)
-    }
-}
-
-/// All of them.
+/// All of them; the first is what a drive comes with.
 pub static MODELS: [Model; 8] = [
     Model { name: "virtio-blk-pci", properties: blk::PROPERTIES, check: blk::check, make: blk::make },
     Model {
@@ -203,6 +197,39 @@ pub fn check_device<'a>(model: &Model, device: &Group<'a>) -> Result<(), GroupEr
     (model.check)(device)
 }
 
+/// A device that the command line asks for.
+pub struct Asked {
+    /// What kind of device it is.
+    pub model: &'static Model,
+    /// The list that it comes from: its own, or that of a drive which comes with a device.
+    pub group: Group<'static>,
+    /// Its drive, and the drive's number.
+    pub drive: Option<(usize, Drive<'static>)>,
+    /// How many devices without a name there are before it, whatever they are.
+    pub anonymous: usize,
+}
+
+/// What a command line asks for, in the order in which [`attach`] puts it on the bus.
+pub fn asked(options: &Options<'static>) -> impl Iterator<Item = Asked> {
+    let drives = || {
+        let all = options.groups(GroupKind::Drive).enumerate();
+        all.filter_map(|(number, group)| Some((number, Drive::new(group).ok()?)))
+    };
+    let nameless = |before| options.devices().take(before).filter(|device| device.id().is_none()).count();
+    let devices = options.devices().enumerate().filter_map(move |(place, group)| {
+        let mut named = drives().filter(|(_, drive)| drive.group.id().is_some());
+        let drive = named.find(|(_, drive)| drive.group.id() == group.str("drive"));
+        Some(Asked { model: model(group.driver())?, group, drive, anonymous: nameless(place) })
+    });
+    let with_device = drives().filter(|(_, drive)| drive.with_device);
+    devices.chain(with_device.enumerate().map(move |(place, drive)| Asked {
+        model: &MODELS[0],
+        group: drive.1.group,
+        drive: Some(drive),
+        anonymous: nameless(usize::MAX).saturating_add(place),
+    }))
+}
+
 /// Checks a `-drive` list.
 ///
 /// # Errors
@@ -297,6 +324,11 @@ fn put(
         if off(key) {
             function.withhold(bit);
         }
+    }
+    if group.kind() == GroupKind::Device
+        && let Some(vectors) = property::vectors(group).map_err(|error| wrong(Problem::Value(error)))?
+    {
+        function.set_vectors(vectors);
     }
     let function = place(function).ok_or_else(|| wrong(Problem::NoMemory))?;
     pc.attach(function).map_err(|error| match error {

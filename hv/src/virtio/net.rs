@@ -48,32 +48,31 @@ const NEVER: [&str; 3] = ["guest_ufo", "host_ufo", "guest_announce"];
 
 /// Its properties.
 pub const PROPERTIES: &[Property] = &[
-    property("netdev", Kind::Text),
-    property("mac", Kind::Text),
-    property("mq", Kind::Bool),
-    property("vectors", Kind::Unsigned(32)),
-    property("host_mtu", Kind::Unsigned(16)),
-    property("csum", Kind::Bool),
-    property("guest_csum", Kind::Bool),
-    property("ctrl_guest_offloads", Kind::Bool),
-    property("guest_tso4", Kind::Bool),
-    property("guest_tso6", Kind::Bool),
-    property("guest_ecn", Kind::Bool),
-    property("guest_ufo", Kind::Bool),
-    property("guest_announce", Kind::Bool),
-    property("host_tso4", Kind::Bool),
-    property("host_tso6", Kind::Bool),
-    property("host_ecn", Kind::Bool),
-    property("host_ufo", Kind::Bool),
-    property("mrg_rxbuf", Kind::Bool),
-    property("status", Kind::Bool),
-    property("ctrl_vq", Kind::Bool),
-    property("ctrl_rx", Kind::Bool),
-    property("ctrl_vlan", Kind::Bool),
-    property("ctrl_rx_extra", Kind::Bool),
-    property("ctrl_mac_addr", Kind::Bool),
+    property("netdev", Kind::Text, ""),
+    property("mac", Kind::Text, ""),
+    property("mq", Kind::Bool, "off"),
+    property("host_mtu", Kind::Unsigned(16), "0"),
+    property("csum", Kind::Bool, "on"),
+    property("guest_csum", Kind::Bool, "on"),
+    property("ctrl_guest_offloads", Kind::Bool, "on"),
+    property("guest_tso4", Kind::Bool, "on"),
+    property("guest_tso6", Kind::Bool, "on"),
+    property("guest_ecn", Kind::Bool, "on"),
+    property("guest_ufo", Kind::Bool, "off"),
+    property("guest_announce", Kind::Bool, "off"),
+    property("host_tso4", Kind::Bool, "on"),
+    property("host_tso6", Kind::Bool, "on"),
+    property("host_ecn", Kind::Bool, "on"),
+    property("host_ufo", Kind::Bool, "off"),
+    property("mrg_rxbuf", Kind::Bool, "on"),
+    property("status", Kind::Bool, "on"),
+    property("ctrl_vq", Kind::Bool, "on"),
+    property("ctrl_rx", Kind::Bool, "on"),
+    property("ctrl_vlan", Kind::Bool, "on"),
+    property("ctrl_rx_extra", Kind::Bool, "on"),
+    property("ctrl_mac_addr", Kind::Bool, "on"),
     // There is no firmware that would look at it.
-    property("bootindex", Kind::Int32),
+    property("bootindex", Kind::Int32, "-1"),
 ];
 
 /// Where the addresses start that cards have by themselves; QEMU's.
@@ -117,9 +116,6 @@ pub fn check<'a>(device: &Group<'a>) -> Result<(), GroupError<'a>> {
     }
     if device.id().is_some_and(|id| id.len() > ID_BYTES) {
         return Err(device.error("id", GroupProblem::Expects("100 bytes at most")));
-    }
-    if let Some(0) = device.unsigned("vectors", 32)? {
-        return Err(device.error("vectors", GroupProblem::Expects("a positive integer")));
     }
     // The least that IPv4 needs (RFC 791), and that a driver takes.
     if let Some(1..68) = device.unsigned("host_mtu", 16)? {
@@ -203,7 +199,6 @@ pub fn make(bench: &mut Bench<'_>, device: &Group<'static>) -> Result<&'static m
         pairs,
         features,
         mtu: number("host_mtu", 0) as u16,
-        vectors: number("vectors", u64::MAX).min(255) as u8,
     };
     bench.macs.push(mac).map_err(|_| wrong(Problem::TooMany))?;
     Ok(place(Net::new(&settings)).ok_or_else(|| wrong(Problem::NoMemory))?)

@@ -1,5 +1,6 @@
 //! The properties that `-device` can set: one table for each device, which says what is known and how it is written.
 
+use monovisor_devices::pci::msix::MAX_VECTORS;
 use monovisor_loader::options::{Group, GroupError, GroupProblem};
 
 /// How a value is written.
@@ -44,22 +45,41 @@ pub struct Property {
     pub name: &'static str,
     /// How its value is written.
     pub kind: Kind,
+    /// Its value where nothing is said.
+    pub default: &'static str,
 }
 
 /// An entry of a table.
-pub const fn property(name: &'static str, kind: Kind) -> Property {
-    Property { name, kind }
+pub const fn property(name: &'static str, kind: Kind, default: &'static str) -> Property {
+    Property { name, kind, default }
 }
 
-/// What every virtio device on the PCI bus has.
+/// The number of MSI-X vectors, which by default follows from the device's queues.
+pub const VECTORS: &str = "vectors";
+
+/// What every virtio device on the PCI bus has; the first is any PCI device's.
 pub const PCI: &[Property] = &[
-    property("addr", Kind::Address),
-    property("bus", Kind::Text),
-    property("disable-legacy", Kind::OnOffAuto),
-    property("disable-modern", Kind::Bool),
-    property("indirect_desc", Kind::Bool),
-    property("event_idx", Kind::Bool),
+    property("addr", Kind::Address, ""),
+    property("bus", Kind::Text, "pci.0"),
+    property("disable-legacy", Kind::OnOffAuto, "on"),
+    property("disable-modern", Kind::Bool, "off"),
+    property("indirect_desc", Kind::Bool, "on"),
+    property("event_idx", Kind::Bool, "on"),
+    property(VECTORS, Kind::Unsigned(32), ""),
 ];
+
+/// The number of MSI-X vectors that a device's list asks for.
+///
+/// # Errors
+/// Where there cannot be so many.
+pub fn vectors<'a>(device: &Group<'a>) -> Result<Option<u8>, GroupError<'a>> {
+    match device.unsigned(VECTORS, 32)? {
+        Some(vectors) if vectors > MAX_VECTORS as u64 => {
+            Err(device.error(VECTORS, GroupProblem::Expects("a number from 0 to 17")))
+        }
+        vectors => Ok(vectors.map(|vectors| vectors as u8)),
+    }
+}
 
 /// Checks that a device's list has only properties of `own` and [`PCI`], each with a value of its kind.
 ///
@@ -81,6 +101,7 @@ pub fn check<'a>(device: &Group<'a>, own: &[Property]) -> Result<(), GroupError<
             return Err(device.error(key, GroupProblem::Expects(known.kind.name())));
         }
     }
+    vectors(device)?;
     // There is one bus, and on it virtio 1.x only.
     for (key, value) in device.pairs() {
         let there = match key {

@@ -11,9 +11,9 @@ use super::{Bench, MakeError, Problem};
 
 /// Its properties.
 pub const PROPERTIES: &[Property] = &[
-    property("rng", Kind::Text),
-    property("max-bytes", Kind::Unsigned(64)),
-    property("period", Kind::Unsigned(32)),
+    property("rng", Kind::Text, ""),
+    property("max-bytes", Kind::Unsigned(64), "9223372036854775807"),
+    property("period", Kind::Unsigned(32), "65536"),
 ];
 
 /// Objects that give random bytes: all of them have the processor's.

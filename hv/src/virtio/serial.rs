@@ -50,7 +50,7 @@ impl Link {
 pub type Links = Vec<Link, MAX_LINKS>;
 
 /// Its properties.
-pub const PROPERTIES: &[Property] = &[property("max_ports", Kind::Unsigned(32))];
+pub const PROPERTIES: &[Property] = &[property("max_ports", Kind::Unsigned(32), "7")];
 
 /// Whether `-device` means a port.
 pub fn is_port(driver: &str) -> bool {

@@ -33,6 +33,8 @@ pub struct PciFunction<'a> {
     pub space: &'a ConfigSpace,
     /// The operator's name of the device; empty where it has none.
     pub name: &'static str,
+    /// How many MSI-X vectors it has.
+    pub vectors: u8,
 }
 
 impl Pc {
@@ -64,6 +66,7 @@ impl Pc {
             address: Address { bus: 0, slot, function, offset: 0 },
             space,
             name: "",
+            vectors: 0,
         };
         [
             at(PCI_SLOT_HOST_BRIDGE, 0, &self.chipset.host_bridge),
@@ -75,6 +78,7 @@ impl Pc {
             address: function.address(),
             space: function.space(),
             name: function.name(),
+            vectors: function.vectors(),
         }))
     }
 

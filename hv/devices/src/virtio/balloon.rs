@@ -49,6 +49,8 @@ pub trait Pages: Send {
     fn settle(&mut self) -> bool;
     /// Puts a page back where it was, if it has been taken.
     fn give(&mut self, address: u64);
+    /// Seconds since 1970 by the rig's clock; 0 where it has none.
+    fn time(&self) -> u64;
 }
 
 /// A chain of page numbers that is being worked on.
@@ -76,8 +78,8 @@ pub struct Balloon {
     /// What has been taken is not settled yet.
     unsettled: bool,
     statistics: [u64; STATISTIC_KINDS],
-    /// Virtual time of the last statistics.
-    updated: Option<u64>,
+    /// When the last statistics came, in seconds since 1970; 0: never.
+    updated: u64,
     /// The buffer of statistics that the device has.
     buffer: Option<u16>,
     /// Nanoseconds between two requests for statistics; 0: none.
@@ -99,7 +101,7 @@ impl Balloon {
             work: None,
             unsettled: false,
             statistics: [u64::MAX; STATISTIC_KINDS],
-            updated: None,
+            updated: 0,
             buffer: None,
             interval: 0,
             due: None,
@@ -123,10 +125,10 @@ impl Balloon {
         core::mem::take(&mut self.changed).then(|| self.actual())
     }
 
-    /// The statistics, in the order of their tags, all ones where the guest has not told; and the virtual time in
-    /// nanoseconds at which they came.
-    pub const fn statistics(&self) -> (&[u64; STATISTIC_KINDS], Option<u64>) {
-        (&self.statistics, self.updated)
+    /// The statistics, in the order of their tags, all ones where the guest has not told; and when they came, in seconds
+    /// since 1970, 0 for never.
+    pub const fn statistics(&self) -> ([u64; STATISTIC_KINDS], u64) {
+        (self.statistics, self.updated)
     }
 
     /// Seconds between two requests for statistics; 0: the guest is not asked.
@@ -228,7 +230,7 @@ impl Balloon {
                     *place = u64::from_le_bytes(*value);
                 }
             }
-            self.updated = Some(cx.now());
+            self.updated = self.pages.time();
         }
         if self.interval != 0 {
             self.due = Some(cx.now().saturating_add(self.interval));
@@ -310,7 +312,7 @@ impl Device for Balloon {
         self.work = None;
         self.buffer = None;
         self.statistics = [u64::MAX; STATISTIC_KINDS];
-        self.updated = None;
+        self.updated = 0;
     }
 }
 
@@ -351,6 +353,9 @@ mod tests {
         }
         fn give(&mut self, address: u64) {
             self.0.lock().unwrap().given.push(address);
+        }
+        fn time(&self) -> u64 {
+            42
         }
     }
 
@@ -442,7 +447,7 @@ mod tests {
         driver.function.with(0, |balloon: &mut Balloon, _| {
             let (values, updated) = balloon.statistics();
             assert_eq!((values[4], values[0], values[1]), (1234, 7, u64::MAX));
-            assert_eq!(updated, Some(42));
+            assert_eq!(updated, 42);
             balloon.set_interval(2, 1_000);
         });
         assert_eq!(driver.function.deadline(), Some(2_000_001_000));

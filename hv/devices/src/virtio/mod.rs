@@ -126,11 +126,6 @@ pub trait Device: Any + Send {
     /// Most entries of a queue, a power of two up to [`MAX_QUEUE_SIZE`].
     fn queue_size(&self, queue: u16) -> u16;
 
-    /// MSI-X vectors that it has at most: more than one for each queue and one for the configuration are of no use.
-    fn vectors(&self) -> u8 {
-        u8::MAX
-    }
-
     /// Bytes of its configuration structure, up to [`CONFIG_SIZE`].
     fn config_size(&self) -> u16 {
         0

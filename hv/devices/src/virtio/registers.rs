@@ -34,7 +34,7 @@ pub(super) struct Registers {
     driver_select: u32,
     pub config_vector: u16,
     /// Vectors that there are.
-    vectors: u16,
+    pub(super) vectors: u16,
     status: u8,
     pub generation: u8,
     queue_select: u16,

@@ -106,7 +106,7 @@ impl VirtioPci {
         device: &'static mut dyn Device,
     ) -> Self {
         let queues = device.queues().min(MAX_QUEUES as u16);
-        let vectors = (queues as u8).saturating_add(1).min(MAX_VECTORS as u8).min(device.vectors()).max(1);
+        let vectors = (queues as u8).saturating_add(1).min(MAX_VECTORS as u8);
         let mut function = Self {
             slot: slot & 31,
             name,
@@ -127,6 +127,18 @@ impl VirtioPci {
     /// Does not offer these features of the transport.
     pub const fn withhold(&mut self, features: u64) {
         self.registers.offered &= !features;
+    }
+
+    /// Has so many MSI-X vectors; with none it has no MSI-X at all, only INTx.
+    pub fn set_vectors(&mut self, vectors: u8) {
+        self.msix = MsiX::new(vectors);
+        self.registers.vectors = self.msix.vectors().into();
+        self.reset();
+    }
+
+    /// How many MSI-X vectors it has.
+    pub const fn vectors(&self) -> u8 {
+        self.msix.vectors()
     }
 
     /// The operator's name of the device.
@@ -177,13 +189,16 @@ impl VirtioPci {
             subsystem: SUBSYSTEM,
         });
         space.set(header::STATUS, STATUS_CAPABILITIES);
-        space.set(header::CAPABILITIES, CAP_MSIX);
+        let msix = self.msix.vectors() != 0;
+        space.set(header::CAPABILITIES, if msix { CAP_MSIX } else { CAP_COMMON });
         let irq = layout::PIRQ_IRQ.get(layout::pirq(self.slot, 0)).copied().unwrap_or(0);
         space.set(header::INTERRUPT_LINE, irq);
         space.set(header::INTERRUPT_PIN, 1);
 
         space.io_bar(NOTIFY_BAR, NOTIFY_PORTS.into());
-        space.memory_bar(TABLE_BAR, TABLE_SIZE);
+        if msix {
+            space.memory_bar(TABLE_BAR, TABLE_SIZE);
+        }
         space.memory_bar(REGISTER_BAR, REGISTER_SIZE);
         let slot = u32::from(self.slot);
         let ports = u32::from(layout::PCI_IO_BASE) + slot * u32::from(NOTIFY_PORTS);
@@ -199,11 +214,13 @@ impl VirtioPci {
         space.write(header::COMMAND, 2, 3);
 
         // MSI-X: message control, table, pending bits (PCI 3.0, 6.8.2).
-        capability(&mut space, CAP_MSIX, ID_MSIX, CAP_COMMON, &[]);
-        space.set(CAP_MSIX + 2, self.msix.vectors().saturating_sub(1));
-        space.allow(CAP_MSIX + 3, 0xc0);
-        set_u32(&mut space, CAP_MSIX + 4, TABLE_BAR.into());
-        set_u32(&mut space, CAP_MSIX + 8, msix::PENDING | u32::from(TABLE_BAR));
+        if msix {
+            capability(&mut space, CAP_MSIX, ID_MSIX, CAP_COMMON, &[]);
+            space.set(CAP_MSIX + 2, self.msix.vectors().saturating_sub(1));
+            space.allow(CAP_MSIX + 3, 0xc0);
+            set_u32(&mut space, CAP_MSIX + 4, TABLE_BAR.into());
+            set_u32(&mut space, CAP_MSIX + 8, msix::PENDING | u32::from(TABLE_BAR));
+        }
 
         let config = u32::from(self.device.config_size()).min(CONFIG_SIZE as u32);
         for (at, next, kind, bar, offset, length) in [

@@ -111,8 +111,6 @@ pub struct Settings {
     pub features: u64,
     /// Largest frame that the driver is to send, without its header, in bytes; 0: it is not told.
     pub mtu: u16,
-    /// MSI-X vectors at most.
-    pub vectors: u8,
 }
 
 /// A network card.
@@ -224,10 +222,6 @@ impl Device for Net {
 
     fn queue_size(&self, _: u16) -> u16 {
         MAX_QUEUE_SIZE
-    }
-
-    fn vectors(&self) -> u8 {
-        self.settings.vectors
     }
 
     fn config_size(&self) -> u16 {

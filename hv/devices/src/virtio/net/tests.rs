@@ -16,7 +16,7 @@ const RECEIVE: u64 = 0x80_000;
 const RECEIVE_ALL: u64 = 0x40_000;
 
 fn settings(mac: Mac) -> Settings {
-    Settings { mac, hub: Some(0), pairs: 1, features: feature::DEFAULT, mtu: 0, vectors: 255 }
+    Settings { mac, hub: Some(0), pairs: 1, features: feature::DEFAULT, mtu: 0 }
 }
 
 /// Cards on a hub, with their drivers: 64 entries in each queue.
