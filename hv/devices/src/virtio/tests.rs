@@ -100,6 +100,34 @@ fn capabilities_lead_to_all_structures() {
 }
 
 #[test]
+fn the_operator_says_how_many_vectors_there_are() {
+    let mut driver = Driver::new(echo());
+    let function = &mut driver.function;
+    let control = |function: &mut VirtioPci| function.config_read(0x42, 2);
+    assert_eq!((function.vectors(), control(function)), (3, 2), "one for each queue, and one more");
+    function.set_vectors(5);
+    assert_eq!((function.vectors(), control(function)), (5, 4));
+    function.reset();
+    assert_eq!(function.vectors(), 5);
+    // None at all: neither the capability nor its BAR.
+    function.set_vectors(0);
+    let mut at = function.config_read(header::CAPABILITIES, 1) as u8;
+    while at != 0 {
+        assert_eq!(function.config_read(at, 1), 9);
+        at = function.config_read(at + 1, 1) as u8;
+    }
+    function.config_write(header::BAR0 + 4, 4, u32::MAX, 0);
+    assert_eq!(function.config_read(header::BAR0 + 4, 4), 0);
+    function.config_write(0x40, 4, u32::MAX, 0);
+    assert_eq!(function.config_read(0x40, 4), 0);
+    driver.place(7);
+    driver.start(0);
+    driver.fill(0x80_000, b"abc");
+    assert_eq!(driver.request(0, &[(0x80_000, 3, false), (0x81_000, 3, true)]), 3);
+    assert_eq!(driver.isr(), 1);
+}
+
+#[test]
 fn features_are_negotiated_as_offered_or_not_at_all() {
     let mut driver = Driver::new(echo());
     let offered = driver.offered();
