@@ -193,13 +193,7 @@ pub fn make(bench: &mut Bench<'_>, device: &Group<'static>) -> Result<&'static m
         Some(mac) => mac,
         None => free_mac(bench),
     };
-    let settings = Settings {
-        mac,
-        hub,
-        pairs,
-        features,
-        mtu: number("host_mtu", 0) as u16,
-    };
+    let settings = Settings { mac, hub, pairs, features, mtu: number("host_mtu", 0) as u16 };
     bench.macs.push(mac).map_err(|_| wrong(Problem::TooMany))?;
     Ok(place(Net::new(&settings)).ok_or_else(|| wrong(Problem::NoMemory))?)
 }
