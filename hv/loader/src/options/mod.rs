@@ -219,17 +219,17 @@ impl<'a> Options<'a> {
                 }
                 continue;
             };
-            let Some(info) = OPTIONS.iter().find(|info| info.name == name) else {
+            let Some((action, argument)) = table::find(name) else {
                 options.errors.add(name, "", OptionProblem::Unknown);
                 continue;
             };
             let mut value = "";
-            if !info.argument.is_empty() {
+            if argument {
                 let Some(word) = next_word(&mut rest) else {
                     options.errors.add(name, "", OptionProblem::NoArgument);
                     continue;
                 };
-                let whole = !matches!(info.action, Action::Group(_)) || group::split(word);
+                let whole = !matches!(action, Action::Group(_)) || group::split(word);
                 match core::str::from_utf8(word) {
                     Ok(word) if whole => value = word,
                     Ok(_) => {
@@ -242,8 +242,8 @@ impl<'a> Options<'a> {
                     }
                 }
             }
-            if let Err((value, problem)) = options.set(info.action, value) {
-                options.errors.add(info.name, value, problem);
+            if let Err((value, problem)) = options.set(action, value) {
+                options.errors.add(name, value, problem);
             }
         }
         options

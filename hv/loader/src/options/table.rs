@@ -1,4 +1,4 @@
-//! The options: one table for the parser, the help text and `query-command-line-options`.
+//! The options: one table for the parser and `query-command-line-options`.
 
 use super::group::GroupKind;
 
@@ -40,15 +40,13 @@ pub struct Parameter {
     pub default: Option<&'static str>,
 }
 
-/// One option: the row that drives the parser, the help text and `query-command-line-options`.
+/// One option: the row that drives the parser and `query-command-line-options`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionInfo {
     /// Its name without `-`.
     pub name: &'static str,
-    /// What follows it; empty for a flag.
-    pub argument: &'static str,
-    /// One line for the operator.
-    pub help: &'static str,
+    /// Whether an argument follows it.
+    pub argument: bool,
     /// QEMU's name for the option group in `query-command-line-options`; empty where QEMU has none for it, and so
     /// the option is not listed there.
     pub group: &'static str,
@@ -75,7 +73,7 @@ pub(super) enum Action {
     Cpu,
     /// A list of keys and values.
     Group(GroupKind),
-    /// A word of QEMU's that has no meaning here yet; it has an argument unless `argument` is empty.
+    /// A word of QEMU's that has no meaning here yet.
     NotYet,
 }
 
@@ -85,27 +83,17 @@ const fn parameter(name: &'static str, kind: ParameterType, help: &'static str) 
 
 const fn option(
     name: &'static str,
-    argument: &'static str,
-    help: &'static str,
+    argument: bool,
     group: &'static str,
     parameters: &'static [Parameter],
     action: Action,
 ) -> OptionInfo {
-    OptionInfo { name, argument, help, group, parameters, action }
+    OptionInfo { name, argument, group, parameters, action }
 }
 
 /// An option that is a list of keys and values; QEMU's name for the group is the option's.
-const fn group(
-    kind: GroupKind,
-    argument: &'static str,
-    help: &'static str,
-    parameters: &'static [Parameter],
-) -> OptionInfo {
-    option(kind.option(), argument, help, kind.option(), parameters, Action::Group(kind))
-}
-
-const fn not_yet(name: &'static str, argument: &'static str) -> OptionInfo {
-    option(name, argument, "not yet", "", &[], Action::NotYet)
+const fn group(kind: GroupKind, parameters: &'static [Parameter]) -> OptionInfo {
+    option(kind.option(), true, kind.option(), parameters, Action::Group(kind))
 }
 
 /// What `-drive` takes.
@@ -136,20 +124,20 @@ pub const CHARDEV: &[Parameter] = &[
     parameter("chardev", ParameterType::String, ""),
 ];
 
-/// All options. Those whose help is `not yet` are QEMU's and known by name only.
+/// The options that mean something.
 pub const OPTIONS: &[OptionInfo] = &[
+    // `[size=]MIB|SIZE`: guest RAM: MiB, or bytes with a suffix k, M, G, T.
     option(
         "m",
-        "[size=]MIB|SIZE",
-        "guest RAM: MiB, or bytes with a suffix k, M, G, T",
+        true,
         "memory",
         &[Parameter { name: "size", kind: ParameterType::Size, help: "guest RAM", default: Some("128M") }],
         Action::Memory,
     ),
+    // `[cpus=]N[,maxcpus=N][,sockets=1][,cores=N][,threads=1]`: virtual processors: cores of one socket.
     option(
         "smp",
-        "[cpus=]N[,maxcpus=N][,sockets=1][,cores=N][,threads=1]",
-        "virtual processors: cores of one socket",
+        true,
         "smp-opts",
         &[
             Parameter {
@@ -165,10 +153,10 @@ pub const OPTIONS: &[OptionInfo] = &[
         ],
         Action::Cpus,
     ),
+    // `FILE`: kernel image: bzImage or vmlinux in the bundle.
     option(
         "kernel",
-        "FILE",
-        "kernel image: bzImage or vmlinux in the bundle",
+        true,
         "machine",
         &[
             parameter("kernel", ParameterType::String, "kernel image"),
@@ -177,83 +165,96 @@ pub const OPTIONS: &[OptionInfo] = &[
         ],
         Action::Kernel,
     ),
-    option("initrd", "FILE", "initial ramdisk in the bundle", "", &[], Action::Initrd),
-    option("append", "TEXT", "kernel command line", "", &[], Action::Append),
+    // `FILE`: initial ramdisk in the bundle.
+    option("initrd", true, "", &[], Action::Initrd),
+    // `TEXT`: kernel command line.
+    option("append", true, "", &[], Action::Append),
+    // `[guest=]NAME`: name of the guest.
     option(
         "name",
-        "[guest=]NAME",
-        "name of the guest",
+        true,
         "name",
         &[parameter("guest", ParameterType::String, "name of the guest")],
         Action::Name,
     ),
-    option("uuid", "UUID", "UUID of the guest", "", &[], Action::Uuid),
-    option("S", "", "do not start the guest: wait for cont", "", &[], Action::Paused),
-    option("no-reboot", "", "a guest that resets itself ends", "", &[], Action::NoReboot),
-    option("no-shutdown", "", "stop the guest where it would end", "", &[], Action::NoShutdown),
-    option(
-        "serial",
-        "comN[:BAUD][,baudbase=RATE]",
-        "speed of a serial port of the rig, and the rate that its clock gives at most",
-        "",
-        &[],
-        Action::Serial,
-    ),
-    option("qmp", "comN", "one more monitor, on another serial port of the rig", "", &[], Action::Qmp),
-    option("cpu", "host|base[,+FEATURE|,-FEATURE|,FEATURE=on|off]...", "CPU model", "", &[], Action::Cpu),
-    group(GroupKind::Device, "DRIVER[,KEY=VALUE]...", "a device of the guest", &[]),
-    group(GroupKind::Drive, "KEY=VALUE[,KEY=VALUE]...", "a disk for a -device", DRIVE),
-    group(GroupKind::Netdev, "TYPE,id=ID[,KEY=VALUE]...", "what a network card is connected to", &[]),
-    group(
-        GroupKind::Chardev,
-        "BACKEND,id=ID[,KEY=VALUE]...",
-        "what a serial device is connected to",
-        CHARDEV,
-    ),
-    group(GroupKind::Object, "TYPE,id=ID[,KEY=VALUE]...", "a source that devices use", &[]),
-    not_yet("M", "TYPE"),
-    not_yet("accel", "NAME"),
-    not_yet("acpitable", "…"),
-    not_yet("audiodev", "…"),
-    not_yet("bios", "FILE"),
-    not_yet("blockdev", "…"),
-    not_yet("boot", "…"),
-    not_yet("cdrom", "FILE"),
-    not_yet("d", "…"),
-    not_yet("debugcon", "DEV"),
-    not_yet("display", "TYPE"),
-    not_yet("enable-kvm", ""),
-    not_yet("fda", "FILE"),
-    not_yet("fw_cfg", "…"),
-    not_yet("global", "…"),
-    not_yet("hda", "FILE"),
-    not_yet("hdb", "FILE"),
-    not_yet("icount", "…"),
-    not_yet("incoming", "URI"),
-    not_yet("loadvm", "NAME"),
-    not_yet("machine", "TYPE"),
-    not_yet("mon", "…"),
-    not_yet("monitor", "DEV"),
-    not_yet("net", "…"),
-    not_yet("nic", "…"),
-    not_yet("no-acpi", ""),
-    not_yet("no-hpet", ""),
-    not_yet("nodefaults", ""),
-    not_yet("nographic", ""),
-    not_yet("numa", "…"),
-    not_yet("parallel", "DEV"),
-    not_yet("rtc", "…"),
-    not_yet("sandbox", "…"),
-    not_yet("smbios", "…"),
-    not_yet("snapshot", ""),
-    not_yet("spice", "…"),
-    not_yet("tpmdev", "…"),
-    not_yet("trace", "…"),
-    not_yet("usb", ""),
-    not_yet("vga", "TYPE"),
-    not_yet("vnc", "…"),
-    not_yet("watchdog", "…"),
+    // `UUID`: UUID of the guest.
+    option("uuid", true, "", &[], Action::Uuid),
+    // Do not start the guest: wait for cont.
+    option("S", false, "", &[], Action::Paused),
+    // A guest that resets itself ends.
+    option("no-reboot", false, "", &[], Action::NoReboot),
+    // Stop the guest where it would end.
+    option("no-shutdown", false, "", &[], Action::NoShutdown),
+    // `comN[:BAUD][,baudbase=RATE]`: speed of a serial port of the rig, and the rate that its clock gives at most.
+    option("serial", true, "", &[], Action::Serial),
+    // `comN`: one more monitor, on another serial port of the rig.
+    option("qmp", true, "", &[], Action::Qmp),
+    // `host|base[,+FEATURE|,-FEATURE|,FEATURE=on|off]...`: CPU model.
+    option("cpu", true, "", &[], Action::Cpu),
+    // `DRIVER[,KEY=VALUE]...`: a device of the guest.
+    group(GroupKind::Device, &[]),
+    // `KEY=VALUE[,KEY=VALUE]...`: a disk for a -device.
+    group(GroupKind::Drive, DRIVE),
+    // `TYPE,id=ID[,KEY=VALUE]...`: what a network card is connected to.
+    group(GroupKind::Netdev, &[]),
+    // `BACKEND,id=ID[,KEY=VALUE]...`: what a serial device is connected to.
+    group(GroupKind::Chardev, CHARDEV),
+    // `TYPE,id=ID[,KEY=VALUE]...`: a source that devices use.
+    group(GroupKind::Object, &[]),
 ];
+
+/// Options of QEMU's that are known by name only, and have an argument.
+const NOT_YET: &[&str] = &[
+    "M",
+    "accel",
+    "acpitable",
+    "audiodev",
+    "bios",
+    "blockdev",
+    "boot",
+    "cdrom",
+    "d",
+    "debugcon",
+    "display",
+    "fda",
+    "fw_cfg",
+    "global",
+    "hda",
+    "hdb",
+    "icount",
+    "incoming",
+    "loadvm",
+    "machine",
+    "mon",
+    "monitor",
+    "net",
+    "nic",
+    "numa",
+    "parallel",
+    "rtc",
+    "sandbox",
+    "smbios",
+    "spice",
+    "tpmdev",
+    "trace",
+    "vga",
+    "vnc",
+    "watchdog",
+];
+
+/// The same, without an argument.
+const NOT_YET_FLAGS: &[&str] =
+    &["enable-kvm", "no-acpi", "no-hpet", "nodefaults", "nographic", "snapshot", "usb"];
+
+/// What an option does, and whether an argument follows it; `None` where there is no such option.
+pub(super) fn find(name: &str) -> Option<(Action, bool)> {
+    match OPTIONS.iter().find(|option| option.name == name) {
+        Some(option) => Some((option.action, option.argument)),
+        None if NOT_YET.contains(&name) => Some((Action::NotYet, true)),
+        None if NOT_YET_FLAGS.contains(&name) => Some((Action::NotYet, false)),
+        None => None,
+    }
+}
 
 /// The option groups as `query-command-line-options` lists them.
 pub fn groups() -> impl Iterator<Item = &'static OptionInfo> {
