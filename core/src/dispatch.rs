@@ -36,14 +36,45 @@ pub struct Context<'c> {
     /// The processor that the session's commands are about where they do not say: what `cpu` sets.
     pub cpu: usize,
     pub(crate) negotiated: bool,
+    /// Why the command failed, where it has.
+    pub(crate) failure: Option<Error>,
     pub(crate) product: &'c Product,
     pub(crate) events: Events<'c>,
+}
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The result is complete.
+    Done,
+    /// There is more of it.
+    More,
+    /// The handler is to be called again later.
+    NotReady,
+    /// [`Context::failure`] says why.
+    Failed,
 }
 
 impl Context<'_> {
     /// Sends an event to every session in command mode. It goes out before the reply of the command that is being handled.
     pub fn event<E: EventData>(&mut self, event: &E) {
         self.events.emit(self.now, event);
+    }
+
+    /// The command fails. Errors are large: each is put here where it comes up, and not handed on from call to call.
+    #[cold]
+    pub(crate) fn fail(&mut self, error: Error) -> Outcome {
+        self.failure = Some(error);
+        Outcome::Failed
+    }
+
+    /// The same, unless the handler only wants to be called again.
+    #[inline(never)]
+    pub(crate) fn fail_or_wait(&mut self, error: nb::Error<Error>) -> Outcome {
+        match error {
+            nb::Error::Other(error) => self.fail(error),
+            nb::Error::WouldBlock => Outcome::NotReady,
+        }
     }
 }
 
@@ -112,14 +143,14 @@ impl Call {
         self.command
     }
 
-    /// Makes the result's next piece. Returns whether it was the last.
+    /// Makes the result's next piece.
     pub(crate) fn step<H: Handlers>(
         &mut self,
         tape: &[u8],
         handlers: &mut H,
         cx: &mut Context<'_>,
         w: &mut Writer<'_>,
-    ) -> Poll<bool> {
+    ) -> Outcome {
         let arguments = match self.arguments {
             0 => NO_ARGUMENTS,
             at => Object::at(tape, at).unwrap_or(NO_ARGUMENTS),
@@ -130,7 +161,7 @@ impl Call {
         }
         let result = match schema::check_arguments(self.command, arguments) {
             Ok(()) => self.families(arguments, handlers, cx, w),
-            Err(error) => Err(nb::Error::Other(error)),
+            Err(error) => cx.fail(error),
         };
         (self.first, self.progress) = (false, cx.progress);
         result
@@ -142,7 +173,7 @@ impl Call {
         handlers: &mut H,
         cx: &mut Context<'_>,
         w: &mut Writer<'_>,
-    ) -> Poll<bool> {
+    ) -> Outcome {
         macro_rules! any {
             ($($family:ident)*) => {
                 $( if let Some(result) = handlers::$family(handlers, self, arguments, cx, w) {
@@ -162,13 +193,13 @@ impl Call {
         handlers: &mut H,
         cx: &mut Context<'_>,
         w: &mut Writer<'_>,
-    ) -> Poll<bool> {
+    ) -> Outcome {
         match self.command {
             Command::QMP_CAPABILITIES => {
                 cx.negotiated = true;
-                value(Ok(()), w)
+                value(Ok(()), cx, w)
             }
-            Command::QUERY_VERSION => value(Ok(version(cx.product)), w),
+            Command::QUERY_VERSION => value(Ok(version(cx.product)), cx, w),
             Command::QUERY_COMMANDS | Command::QUERY_EVENTS | Command::QUERY_QMP_SCHEMA => {
                 let offered = cx.product.offered;
                 let made = match &mut self.course {
@@ -177,68 +208,64 @@ impl Call {
                     Course::Schema(list) => w.fill(|room| list.fill(offered, room)),
                     _ => 0,
                 };
-                Ok(made == 0)
+                if made == 0 { Outcome::Done } else { Outcome::More }
             }
             Command::X_QUERY_EVENTS_LOST => {
                 let lost = cx.events.lost(cx.session);
-                value(Ok(EventsLost { lost }), w)
+                value(Ok(EventsLost { lost }), cx, w)
             }
             Command::X_STORE_READ => match decode(arguments) {
-                Some(arguments) => self.store_read(arguments, handlers, w),
-                None => self.unreadable(),
+                Some(arguments) => {
+                    self.store_read(arguments, handlers, w).unwrap_or_else(|error| cx.fail(error))
+                }
+                None => self.unreadable(cx),
             },
             // A serial line carries no file descriptors, so there never is one.
             Command::GETFD | Command::ADD_FD => {
-                Err(nb::Error::Other(Error::text("No file descriptor supplied via SCM_RIGHTS")))
+                cx.fail(Error::text("No file descriptor supplied via SCM_RIGHTS"))
             }
             Command::CLOSEFD => match decode(arguments) {
-                Some(ClosefdArgs { fdname }) => {
-                    Err(nb::Error::Other(Error::no_file_descriptor(format_args!("{fdname}"))))
-                }
-                None => self.unreadable(),
+                Some(ClosefdArgs { fdname }) => cx.fail(Error::no_file_descriptor(format_args!("{fdname}"))),
+                None => self.unreadable(cx),
             },
-            Command::REMOVE_FD => Err(nb::Error::Other(match decode(arguments) {
+            Command::REMOVE_FD => cx.fail(match decode(arguments) {
                 Some(RemoveFdArgs { fdset_id, fd: Some(fd) }) => {
                     Error::no_file_descriptor(format_args!("fdset-id:{fdset_id}, fd:{fd}"))
                 }
                 Some(RemoveFdArgs { fdset_id, fd: None }) => {
                     Error::no_file_descriptor(format_args!("fdset-id:{fdset_id}"))
                 }
-                None => return self.unreadable(),
-            })),
+                None => return self.unreadable(cx),
+            }),
             Command::QUERY_FDSETS | Command::QUERY_GIC_CAPABILITIES => {
                 w.json("[]");
-                Ok(true)
+                Outcome::Done
             }
-            Command::DUMP_SKEYS => Err(nb::Error::Other(Error::unsupported())),
-            command => Err(absent(command)),
+            Command::DUMP_SKEYS => cx.fail(Error::unsupported()),
+            command => cx.fail(Error::command_not_found(command.name())),
         }
     }
 
     /// The result where arguments that passed the check cannot be read.
     #[cold]
-    pub(crate) fn unreadable(&self) -> Poll<bool> {
-        Err(nb::Error::Other(schema::unreadable(self.command)))
+    pub(crate) fn unreadable(&self, cx: &mut Context<'_>) -> Outcome {
+        cx.fail(schema::unreadable(self.command))
     }
 
-    /// Makes elements until there is little room left. `next` writes the element of an index, if there is one.
+    /// Makes elements until there is little room left. `next` writes the element of an index; it is done where there is none.
     ///
     /// What is here is compiled for each command; what is not is in the functions behind.
     pub(crate) fn list(
         &mut self,
         w: &mut Writer<'_>,
-        mut next: impl FnMut(usize, &mut Writer<'_>) -> Result<bool, Error>,
-    ) -> Poll<bool> {
+        mut next: impl FnMut(usize, &mut Writer<'_>) -> Outcome,
+    ) -> Outcome {
         let fresh = self.begin_list(w);
         loop {
             let mark = w.mark();
-            match next(self.count, w) {
-                Ok(more) => {
-                    if let Some(done) = self.listed(more, fresh, mark, w) {
-                        return Ok(done);
-                    }
-                }
-                Err(error) => return Err(nb::Error::Other(error)),
+            let outcome = next(self.count, w);
+            if let Some(outcome) = self.listed(outcome, fresh, mark, w) {
+                return outcome;
             }
         }
     }
@@ -254,14 +281,18 @@ impl Call {
         w.len() < ENOUGH
     }
 
-    /// An element has been written behind `mark`, or there was no `more`. Returns whether that was the end, where this step is
-    /// over.
+    /// An element has been written behind `mark`, or there was none. Returns what came of the step, where it is over.
     #[inline(never)]
-    fn listed(&mut self, more: bool, fresh: bool, mark: Mark, w: &mut Writer<'_>) -> Option<bool> {
+    fn listed(&mut self, outcome: Outcome, fresh: bool, mark: Mark, w: &mut Writer<'_>) -> Option<Outcome> {
+        let more = match outcome {
+            Outcome::Done => false,
+            Outcome::More => true,
+            Outcome::NotReady | Outcome::Failed => return Some(outcome),
+        };
         if !more {
             w.end_array();
             if !w.overflowed() {
-                return Some(true);
+                return Some(Outcome::Done);
             }
         }
         // Without room it is made again in the next step. What would never fit is left out rather than waited for.
@@ -275,7 +306,7 @@ impl Call {
         }
         if over || w.room() < ENOUGH {
             (self.begun, self.comma) = (true, w.comma());
-            return Some(false);
+            return Some(Outcome::More);
         }
         None
     }
@@ -284,23 +315,23 @@ impl Call {
     pub(crate) fn text(
         &mut self,
         w: &mut Writer<'_>,
-        write: impl FnOnce(&mut Text<'_, '_>) -> Poll<()>,
-    ) -> Poll<bool> {
+        write: impl FnOnce(&mut Text<'_, '_>) -> Outcome,
+    ) -> Outcome {
         if !self.begun {
             w.raw("\"");
         }
         let before = self.count;
         match write(&mut Text::new(w, &mut self.count)) {
-            Ok(()) => {
+            Outcome::Done | Outcome::More => {
                 w.raw("\"");
                 self.begun = true;
-                Ok(true)
+                Outcome::Done
             }
-            Err(nb::Error::WouldBlock) if self.count > before => {
+            Outcome::NotReady if self.count > before => {
                 self.begun = true;
-                Ok(false)
+                Outcome::More
             }
-            Err(error) => Err(error),
+            outcome => outcome,
         }
     }
 
@@ -319,7 +350,7 @@ impl Call {
         arguments: XStoreReadArgs<'_>,
         handlers: &mut H,
         w: &mut Writer<'_>,
-    ) -> Poll<bool> {
+    ) -> Result<Outcome, Error> {
         let offset = arguments.offset.unwrap_or(0);
         if !self.begun {
             let all = handlers.store_size(arguments.path)?;
@@ -329,7 +360,7 @@ impl Call {
             w.raw("{\"data\": \"");
             self.begun = true;
         }
-        let Course::File { all, length } = self.course else { return Ok(true) };
+        let Course::File { all, length } = self.course else { return Ok(Outcome::Done) };
         // Whole groups of three bytes, so that the pieces of base64 join without padding.
         let mut bytes = [0; 768];
         while self.progress_of_file() < length && w.room() >= ENOUGH * 3 {
@@ -342,7 +373,7 @@ impl Call {
             self.count = self.count.saturating_add(want);
         }
         if self.progress_of_file() < length {
-            return Ok(false);
+            return Ok(Outcome::More);
         }
         w.raw("\", \"size\": ");
         w.set_comma(false);
@@ -351,7 +382,7 @@ impl Call {
         w.set_comma(false);
         w.bool(offset.saturating_add(length) >= all);
         w.raw("}");
-        Ok(true)
+        Ok(Outcome::Done)
     }
 
     fn progress_of_file(&self) -> u64 {
@@ -365,33 +396,46 @@ pub(crate) fn decode<'a, T: Decode<'a>>(arguments: Object<'a>) -> Option<T> {
 }
 
 /// Writes the result of a method that returns it whole.
-pub(crate) fn value<T: Emit>(result: Poll<T>, w: &mut Writer<'_>) -> Poll<bool> {
+pub(crate) fn value<T: Emit>(result: Poll<T>, cx: &mut Context<'_>, w: &mut Writer<'_>) -> Outcome {
     match result {
         Ok(value) => {
             value.emit(w);
-            whole(w)
+            whole(cx, w)
         }
-        Err(error) => Err(error),
+        Err(error) => cx.fail_or_wait(error),
     }
 }
 
 /// Whether all of a result could be written.
 #[inline(never)]
-fn whole(w: &Writer<'_>) -> Poll<bool> {
+fn whole(cx: &mut Context<'_>, w: &Writer<'_>) -> Outcome {
     if w.overflowed() {
-        return Err(nb::Error::Other(Error::text("The result is too long")));
+        return cx.fail(Error::text("The result is too long"));
     }
-    Ok(true)
+    Outcome::Done
 }
 
-/// Writes an element of a list. Returns whether there was one.
-pub(crate) fn element<T: Emit>(result: handlers::Element<T>, w: &mut Writer<'_>) -> Result<bool, Error> {
-    match result? {
-        Some(element) => {
+/// Writes an element of a list, if there is one.
+pub(crate) fn element<T: Emit>(
+    result: handlers::Element<T>,
+    cx: &mut Context<'_>,
+    w: &mut Writer<'_>,
+) -> Outcome {
+    match result {
+        Ok(Some(element)) => {
             element.emit(w);
-            Ok(true)
+            Outcome::More
         }
-        None => Ok(false),
+        Ok(None) => Outcome::Done,
+        Err(error) => cx.fail(error),
+    }
+}
+
+/// The outcome of a method that writes text.
+pub(crate) fn written(result: Poll<()>, cx: &mut Context<'_>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(error) => cx.fail_or_wait(error),
     }
 }
 

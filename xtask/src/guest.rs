@@ -67,7 +67,7 @@ const DEVICES: &str = include_str!("../../tests/guests/linux/devices.sh");
 pub fn files(guest: Guest) -> Result<Files> {
     match guest {
         Guest::Demo => Ok(Files {
-            kernel: build::freestanding("monovisor-guests", "demo")?,
+            kernel: build::freestanding("monovisor-guests", "demo", &[])?,
             initrd: None,
             append: String::new(),
         }),

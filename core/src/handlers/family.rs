@@ -33,7 +33,7 @@ macro_rules! family {
             arguments: $crate::json::Object<'_>,
             cx: &mut $crate::dispatch::Context<'_>,
             w: &mut $crate::json::Writer<'_>,
-        ) -> Option<$crate::handlers::Poll<bool>> {
+        ) -> Option<$crate::dispatch::Outcome> {
             Some(match call.command() {
                 $( $crate::schema::Command::$command => {
                     // Known at compile time: nothing of a command that is not offered is linked.
@@ -116,32 +116,33 @@ macro_rules! result {
 /// The call of one method. The arguments have been checked.
 macro_rules! run {
     ($command:ident value $method:ident () $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
-        $crate::dispatch::value($h.$method($cx), $w)
+        $crate::dispatch::value($h.$method($cx), $cx, $w)
     };
     ($command:ident value $method:ident (Object<'_>) $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
-        $crate::dispatch::value($h.$method($arguments, $cx), $w)
+        $crate::dispatch::value($h.$method($arguments, $cx), $cx, $w)
     };
     ($command:ident value $method:ident ($args:ty) $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
         match $crate::dispatch::decode::<$args>($arguments) {
-            Some(arguments) => $crate::dispatch::value($h.$method(arguments, $cx), $w),
-            None => $call.unreadable(),
+            Some(arguments) => $crate::dispatch::value($h.$method(arguments, $cx), $cx, $w),
+            None => $call.unreadable($cx),
         }
     };
     ($command:ident list $method:ident () $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
-        $call.list($w, |index, w| $crate::dispatch::element($h.$method(index, $cx), w))
+        $call.list($w, |index, w| $crate::dispatch::element($h.$method(index, $cx), $cx, w))
     };
     ($command:ident list $method:ident ($args:ty) $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
         match $crate::dispatch::decode::<$args>($arguments) {
-            Some(arguments) => {
-                $call.list($w, |index, w| $crate::dispatch::element($h.$method(arguments, index, $cx), w))
-            }
-            None => $call.unreadable(),
+            Some(arguments) => $call
+                .list($w, |index, w| $crate::dispatch::element($h.$method(arguments, index, $cx), $cx, w)),
+            None => $call.unreadable($cx),
         }
     };
     ($command:ident text $method:ident ($args:ty) $h:ident $call:ident $arguments:ident $cx:ident $w:ident) => {
         match $crate::dispatch::decode::<$args>($arguments) {
-            Some(arguments) => $call.text($w, |text| $h.$method(arguments, text, $cx)),
-            None => $call.unreadable(),
+            Some(arguments) => {
+                $call.text($w, |text| $crate::dispatch::written($h.$method(arguments, text, $cx), $cx))
+            }
+            None => $call.unreadable($cx),
         }
     };
 }

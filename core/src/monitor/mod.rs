@@ -273,6 +273,7 @@ impl<const S: usize> Monitor<S> {
             progress: 0,
             cpu: *cpu,
             negotiated: false,
+            failure: None,
             product,
             events: Events { rings, limits },
         };

@@ -6,7 +6,7 @@
 
 use crate::{
     Error,
-    dispatch::{self, Call, Request},
+    dispatch::{self, Call, Outcome, Request},
     handlers::Handlers,
     json::{Echo, Emit, Writer},
 };
@@ -136,36 +136,33 @@ impl Reply {
                     if !*open {
                         w.raw("{\"return\": ");
                     }
-                    match call.step(tape, handlers, cx, &mut w) {
-                        Ok(true) => {
-                            *open = true;
-                            if echo.start(*id) {
-                                w.raw(", \"id\": ");
-                            }
-                            *phase = Phase::ResultId;
-                        }
-                        Ok(false) => {
+                    let outcome = call.step(tape, handlers, cx, &mut w);
+                    match outcome {
+                        Outcome::Done => {}
+                        Outcome::More => {
                             *open = true;
                             break;
                         }
-                        Err(nb::Error::WouldBlock) => {
+                        Outcome::NotReady => {
                             w.rewind(start);
                             break;
                         }
                         // Too late for an error: what has been sent stands, and the line is brought to its end.
-                        Err(nb::Error::Other(_)) if *open => {
+                        Outcome::Failed if *open => {
                             w.rewind(start);
                             call.close(&mut w);
-                            *phase = Phase::ResultId;
-                            if echo.start(*id) {
-                                w.raw(", \"id\": ");
-                            }
                         }
-                        Err(nb::Error::Other(error)) => {
+                        Outcome::Failed => {
                             w.rewind(start);
-                            *phase = Phase::ErrorId(error);
+                            *phase = Phase::ErrorId(cx.failure.take().unwrap_or_else(Error::io));
+                            continue;
                         }
                     }
+                    *open = true;
+                    if echo.start(*id) {
+                        w.raw(", \"id\": ");
+                    }
+                    *phase = Phase::ResultId;
                 }
                 Phase::ResultId => {
                     if !echo.step(tape, &mut w) || w.room() < TAIL {

@@ -22,7 +22,7 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Measures `query-status` on an idle link, its guest halted.
 pub fn query_status(image: &Path) -> Result<f64> {
     let _progress = crate::progress::Progress::start("measuring query-status");
-    let kernel = build::freestanding("monovisor-guests", "cases")?;
+    let kernel = build::freestanding("monovisor-guests", "cases", &[])?;
     let member = Member { name: "cases".into(), path: kernel };
     let options = ["-m", "64", "-no-shutdown", "-kernel", "cases", "-append", "run=halt"];
     let mut rig = rig(image, "latency", &options, vec![member])?;

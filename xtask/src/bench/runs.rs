@@ -44,7 +44,7 @@ pub fn rig(image: &Path, name: &str, options: &[&str], members: Vec<Member>) -> 
 
 /// Measures exits with our own guest.
 pub fn exits(image: &Path) -> Result<Exits> {
-    let kernel = build::freestanding("monovisor-guests", "figures")?;
+    let kernel = build::freestanding("monovisor-guests", "figures", &[])?;
     let _progress = Progress::start("measuring exits");
     let member = Member { name: "figures".into(), path: kernel };
     let rig = rig(image, "exits", &["-m", "256", "-no-shutdown", "-kernel", "figures"], vec![member])?;
@@ -71,7 +71,7 @@ const DISK_BLOCKS: u64 = 2048;
 
 /// Measures reads of 4 KiB from an image in RAM with a driver of our own: instructions of one, alone and with 31 others.
 pub fn disk(image: &Path) -> Result<(f64, f64)> {
-    let kernel = build::freestanding("monovisor-guests", "disk")?;
+    let kernel = build::freestanding("monovisor-guests", "disk", &[])?;
     let _progress = Progress::start("measuring a disk");
     let mut content = vec![0; DISK_BLOCKS as usize * 4096];
     for (number, block) in (0..DISK_BLOCKS).zip(content.chunks_mut(4096)) {
@@ -90,7 +90,7 @@ pub fn disk(image: &Path) -> Result<(f64, f64)> {
 
 /// Measures interrupts between two processors: to one that runs, and to one that halts.
 pub fn between_processors(image: &Path) -> Result<(f64, f64)> {
-    let kernel = build::freestanding("monovisor-guests", "figures")?;
+    let kernel = build::freestanding("monovisor-guests", "figures", &[])?;
     let _progress = Progress::start("measuring interrupts between processors");
     let member = Member { name: "figures".into(), path: kernel };
     let options = ["-m", "256", "-smp", "2", "-no-shutdown", "-kernel", "figures"];
