@@ -14,6 +14,7 @@ pub mod console;
 pub mod cpu;
 pub mod fuzz;
 pub mod mem;
+pub mod net;
 pub mod power;
 pub mod report;
 pub mod smp;

@@ -9,18 +9,18 @@ pub const SIZE: usize = 64;
 /// Bytes that a request reads.
 pub const BLOCK: usize = 4096;
 
-const VERSION_1: u32 = 1;
+pub(crate) const VERSION_1: u32 = 1;
 const INDIRECT_DESC: u32 = 1 << 28;
-const EVENT_IDX: u32 = 1 << 29;
+pub(crate) const EVENT_IDX: u32 = 1 << 29;
 
 const NEXT: u16 = 1;
-const WRITE: u16 = 2;
+pub(crate) const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 
 /// A descriptor (virtio 1.2, 2.7.5).
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Descriptor {
+pub(crate) struct Descriptor {
     address: u64,
     length: u32,
     flags: u16,
@@ -28,9 +28,9 @@ struct Descriptor {
 }
 
 impl Descriptor {
-    const NONE: Self = Self { address: 0, length: 0, flags: 0, next: 0 };
+    pub(crate) const NONE: Self = Self { address: 0, length: 0, flags: 0, next: 0 };
 
-    fn new(address: usize, length: usize, flags: u16, next: u16) -> Self {
+    pub(crate) fn new(address: usize, length: usize, flags: u16, next: u16) -> Self {
         Self { address: address as u64, length: length as u32, flags, next }
     }
 }
@@ -96,32 +96,37 @@ pub struct Disk {
     pub capacity: u64,
 }
 
-fn config_read(slot: u8, offset: u8) -> u32 {
+pub(crate) fn config_read(slot: u8, offset: u8) -> u32 {
     outp(0xcf8, 1u32 << 31 | u32::from(slot) << 11 | u32::from(offset & 0xfc));
     inp(0xcfc)
 }
 
-fn config_write(slot: u8, offset: u8, value: u32) {
+pub(crate) fn config_write(slot: u8, offset: u8, value: u32) {
     outp(0xcf8, 1u32 << 31 | u32::from(slot) << 11 | u32::from(offset & 0xfc));
     outp(0xcfc, value);
 }
 
-fn write32(address: u64, value: u32) {
+pub(crate) fn write32(address: u64, value: u32) {
     // SAFETY: the callers name device registers, which hold nothing of ours.
     unsafe { (address as *mut u32).write_volatile(value) };
 }
 
-fn write16(address: u64, value: u16) {
+pub(crate) fn write16(address: u64, value: u16) {
     // SAFETY: as above.
     unsafe { (address as *mut u16).write_volatile(value) };
 }
 
-fn write8(address: u64, value: u8) {
+pub(crate) fn write8(address: u64, value: u8) {
     // SAFETY: as above.
     unsafe { (address as *mut u8).write_volatile(value) };
 }
 
-fn read32(address: u64) -> u32 {
+pub(crate) fn read16(address: u64) -> u16 {
+    // SAFETY: as above; reading these registers changes nothing.
+    unsafe { (address as *const u16).read_volatile() }
+}
+
+pub(crate) fn read32(address: u64) -> u32 {
     // SAFETY: as above; reading these registers changes nothing.
     unsafe { (address as *const u32).read_volatile() }
 }

@@ -88,6 +88,25 @@ pub fn disk(image: &Path) -> Result<(f64, f64)> {
     Ok((figure(&text, "blk-1")?, figure(&text, "blk-32")?))
 }
 
+/// Measures frames from one network card to another with a driver of our own: bytes of data for each 1,000 instructions, in
+/// frames as long as TCP makes them where a card cuts them into segments, and in segments.
+pub fn network(image: &Path) -> Result<(f64, f64)> {
+    let kernel = build::freestanding("monovisor-guests", "net")?;
+    let _progress = Progress::start("measuring network cards");
+    let member = Member { name: "net".into(), path: kernel };
+    let mut options: Vec<&str> = "-m 256 -no-shutdown -kernel net".split(' ').collect();
+    for word in [
+        "-netdev hubport,id=n0,hubid=0 -device virtio-net-pci,netdev=n0",
+        "-netdev hubport,id=n1,hubid=0 -device virtio-net-pci,netdev=n1",
+    ] {
+        options.extend(word.split(' '));
+    }
+    let mut machine = rig(image, "net", &options, vec![member])?.start()?;
+    let text = read_until(&mut machine.console, "FIGURE done").with_context(|| machine.log_text())?;
+    machine.process.kill();
+    Ok((figure(&text, "net-long")?, figure(&text, "net-short")?))
+}
+
 /// Measures interrupts between two processors: to one that runs, and to one that halts.
 pub fn between_processors(image: &Path) -> Result<(f64, f64)> {
     let kernel = build::freestanding("monovisor-guests", "figures", &[])?;
