@@ -1,6 +1,7 @@
 //! Character devices.
 
 use super::sockets::SocketAddress;
+use super::value::Boxed;
 
 types! {
     /// A character device.
@@ -110,25 +111,25 @@ types! {
         size: Option<i64>,
     }
 
-    /// A character device to be made.
+    /// A character device to be made. What few products have is not read before it is asked for.
     simple ChardevBackend<'a>: ChardevBackendKind {
         File(ChardevFile<'a>) = "file",
         Serial(ChardevHostdev<'a>) = "serial",
-        Parallel(ChardevHostdev<'a>) = "parallel",
-        Pipe(ChardevHostdev<'a>) = "pipe",
-        Socket(ChardevSocket<'a>) = "socket",
-        Udp(ChardevUdp<'a>) = "udp",
-        Pty(ChardevCommon<'a>) = "pty",
+        Parallel(Boxed<'a, ChardevHostdev<'a>>) = "parallel",
+        Pipe(Boxed<'a, ChardevHostdev<'a>>) = "pipe",
+        Socket(Boxed<'a, ChardevSocket<'a>>) = "socket",
+        Udp(Boxed<'a, ChardevUdp<'a>>) = "udp",
+        Pty(Boxed<'a, ChardevCommon<'a>>) = "pty",
         Null(ChardevCommon<'a>) = "null",
         Mux(ChardevMux<'a>) = "mux",
-        Msmouse(ChardevCommon<'a>) = "msmouse",
-        Braille(ChardevCommon<'a>) = "braille",
-        Testdev(ChardevCommon<'a>) = "testdev",
-        Stdio(ChardevStdio<'a>) = "stdio",
-        Console(ChardevCommon<'a>) = "console",
-        Spicevmc(ChardevSpiceChannel<'a>) = "spicevmc",
-        Spiceport(ChardevSpicePort<'a>) = "spiceport",
-        Vc(ChardevVc<'a>) = "vc",
+        Msmouse(Boxed<'a, ChardevCommon<'a>>) = "msmouse",
+        Braille(Boxed<'a, ChardevCommon<'a>>) = "braille",
+        Testdev(Boxed<'a, ChardevCommon<'a>>) = "testdev",
+        Stdio(Boxed<'a, ChardevStdio<'a>>) = "stdio",
+        Console(Boxed<'a, ChardevCommon<'a>>) = "console",
+        Spicevmc(Boxed<'a, ChardevSpiceChannel<'a>>) = "spicevmc",
+        Spiceport(Boxed<'a, ChardevSpicePort<'a>>) = "spiceport",
+        Vc(Boxed<'a, ChardevVc<'a>>) = "vc",
         Ringbuf(ChardevRingbuf<'a>) = "ringbuf",
         Memory(ChardevRingbuf<'a>) = "memory",
     }

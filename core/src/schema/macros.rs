@@ -166,6 +166,8 @@ macro_rules! members_impl {
         impl $(<$lt>)? $crate::schema::value::Members for $name $(<$lt>)? {
             const KEYS: &'static [$crate::schema::value::Key] =
                 &$crate::schema::value::sorted([$(wire!($field $($wire)?)),*]);
+            // Inside of the loop that calls it, all members would be loaded beforehand.
+            #[inline(never)]
             fn put_member(&self, index: u8, writer: &mut $crate::json::Writer<'_>) {
                 let mut members = 0u8..;
                 $(

@@ -357,7 +357,7 @@ impl<'a, T> Decode<'a> for List<'a, T> {
     }
 }
 
-/// An object inside of one of its own type.
+/// An object inside of one of its own type, or one that is read only when somebody asks for it.
 pub enum Boxed<'a, T> {
     /// Part of the arguments, read by [`Boxed::get`].
     Object(Object<'a>),
