@@ -91,7 +91,7 @@ pub fn disk(image: &Path) -> Result<(f64, f64)> {
 /// Measures frames from one network card to another with a driver of our own: bytes of data for each 1,000 instructions, in
 /// frames as long as TCP makes them where a card cuts them into segments, and in segments.
 pub fn network(image: &Path) -> Result<(f64, f64)> {
-    let kernel = build::freestanding("monovisor-guests", "net")?;
+    let kernel = build::freestanding("monovisor-guests", "net", &[])?;
     let _progress = Progress::start("measuring network cards");
     let member = Member { name: "net".into(), path: kernel };
     let mut options: Vec<&str> = "-m 256 -no-shutdown -kernel net".split(' ').collect();
