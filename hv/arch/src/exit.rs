@@ -104,6 +104,9 @@ pub enum Exit {
     InterruptWindow,
     /// The guest can take an NMI now and a window had been asked for.
     NmiWindow,
+    /// The guest has ended the interrupt with this vector, which the processor had delivered by itself and was to tell of
+    /// (`VirtualInterrupts::told`).
+    EndOfInterrupt(u8),
     /// A triple fault, or another state that shuts a processor down.
     Shutdown,
     /// An INIT signal (VMX; SVM keeps it pending in the host).
@@ -146,6 +149,7 @@ impl Exit {
             Self::ReadPerformanceCounter => "rdpmc",
             Self::InterruptWindow => "interrupt-window",
             Self::NmiWindow => "nmi-window",
+            Self::EndOfInterrupt(_) => "end-of-interrupt",
             Self::Shutdown => "shutdown",
             Self::Init => "init",
             Self::StartUp(_) => "start-up",

@@ -17,4 +17,5 @@ pub use exit::{EntryFailure, Exit, InstructionBytes, IoExit, MemoryAccess, Memor
 pub use memory::{GuestMemory, MemoryError};
 pub use state::{
     Control, CpuMode, DescriptorTable, Gpr, Segment, SegmentName, Vcpu, VcpuState, VectorRegister,
+    VirtualInterrupts,
 };

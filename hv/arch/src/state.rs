@@ -156,6 +156,27 @@ pub enum VectorRegister {
     Ymm(u8),
 }
 
+/// Interrupts of a local APIC, for a processor that delivers them by itself. A bit for each vector, in the order of the
+/// APIC's own registers: vector n is bit n mod 32 of word n / 32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VirtualInterrupts {
+    /// IRR: those that wait.
+    pub requests: [u32; 8],
+    /// ISR: those in service.
+    pub in_service: [u32; 8],
+    /// Those whose end has to be told: level-triggered ones, which have more to be done at their end.
+    pub told: [u32; 8],
+}
+
+impl VirtualInterrupts {
+    /// The highest vector of a set, 0 where it is empty.
+    pub fn highest(words: &[u32; 8]) -> u8 {
+        let index = words.iter().rposition(|word| *word != 0).unwrap_or(0);
+        let word = words.get(index).copied().unwrap_or(0);
+        (index << 5) as u8 | word.checked_ilog2().unwrap_or(0) as u8
+    }
+}
+
 /// Bits of CR0, CR4, EFER and RFLAGS that are used in more than one place.
 pub mod bits {
     #![allow(missing_docs)]
@@ -320,6 +341,21 @@ pub trait Vcpu: VcpuState {
     /// Asks for an `InterruptWindow` exit when the guest's CR8 drops below `class` (1 to 15), the priority class of an
     /// interrupt that only the task priority holds back; 0 asks for none.
     fn set_tpr_threshold(&mut self, class: u8);
+
+    /// Has the processor deliver interrupts and take their ends by itself, for a guest whose local APIC is in x2APIC mode.
+    /// False where it cannot: the caller injects each interrupt then, and WRMSR of the end exits.
+    fn set_virtual_delivery(&mut self, _: bool) -> bool {
+        false
+    }
+
+    /// Gives the processor the interrupts that it is to deliver from the next entry on.
+    fn give_interrupts(&mut self, _: &VirtualInterrupts) {}
+
+    /// Takes back what it has not delivered, and what it has in service now; `told` means nothing here. It delivers nothing
+    /// more until the next [`Self::give_interrupts`].
+    fn take_interrupts(&mut self) -> VirtualInterrupts {
+        VirtualInterrupts::default()
+    }
 
     /// A guest MSR that the CPU switches or that lives in the VMCS/VMCB (EFER, PAT, FS_BASE, STAR, SYSENTER_* …).
     fn guest_msr(&self, index: u32) -> Option<u64>;

@@ -16,6 +16,7 @@ use crate::rtc::Rtc;
 use crate::testdev::TestDevice;
 use crate::uart::{Line, Uart};
 use crate::virtio::{Context, Device, VirtioPci};
+use monovisor_arch::VirtualInterrupts;
 use monovisor_arch::layout::{
     self, COM1, COM1_IRQ, GPE0, I8042_COMMAND, I8042_DATA, IOAPIC_BASE, KEYBOARD_IRQ, LEVEL_IRQS, MOUSE_IRQ,
     PCI_CONFIG, PM_TIMER, PM1A_CONTROL, PM1A_EVENT, RESET_REGISTER, RTC_IRQ, RTC_PORT, SCI_IRQ,
@@ -350,6 +351,26 @@ impl Pc {
     /// The local APIC of `vcpu`.
     pub fn local_apic(&self, vcpu: usize) -> Option<&LocalApic> {
         self.apics.get(vcpu)
+    }
+
+    /// Gives the interrupts of `vcpu`'s local APIC to a processor that delivers them by itself.
+    pub fn hand_over(&mut self, vcpu: usize) -> VirtualInterrupts {
+        self.apics.get_mut(vcpu).map_or(VirtualInterrupts::default(), LocalApic::hand_over)
+    }
+
+    /// Takes them back.
+    pub fn take_back(&mut self, vcpu: usize, left: &VirtualInterrupts) {
+        if let Some(apic) = self.apics.get_mut(vcpu) {
+            apic.take_back(left);
+        }
+    }
+
+    /// `vcpu` has ended a level-triggered interrupt that its processor had delivered.
+    pub fn ended(&mut self, vcpu: usize, vector: u8) {
+        if let Some(apic) = self.apics.get_mut(vcpu) {
+            apic.ended(vector);
+        }
+        self.settle_apic(vcpu);
     }
 
     // MSRs.

@@ -139,6 +139,12 @@ pub struct Machine<V: ?Sized> {
     look: bool,
     /// An interrupt or priority window has been asked for.
     window: bool,
+    /// The local APIC is in x2APIC mode, as this was last seen.
+    x2apic: bool,
+    /// Interrupts are delivered by the processor itself in that mode.
+    self_service: bool,
+    /// It has them now: the local APIC has only those that have come since.
+    handed_over: bool,
     /// What a guest added to its TSC by writing it.
     tsc_adjust: u64,
     /// Device deadline and service time that the physical timer is set for; `None` when it is to be set anew.
@@ -168,6 +174,9 @@ impl<V: Vcpu + 'static> Machine<V> {
             activity: if index == 0 { Activity::Running } else { Activity::WaitForStartUp },
             look: true,
             window: false,
+            x2apic: false,
+            self_service: false,
+            handed_over: false,
             tsc_adjust: 0,
             armed: None,
             service_at: None,
@@ -249,6 +258,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         self.msrs = Msrs::new(self.intel);
         self.activity = if self.index == 0 { Activity::Running } else { Activity::WaitForStartUp };
         self.window = false;
+        self.forget_virtual_delivery();
         self.look = true;
         self.tsc_adjust = 0;
         self.update_tsc_offset();
@@ -363,14 +373,15 @@ impl<V: Vcpu + ?Sized> Machine<V> {
 
     /// Queues what the interrupt controllers have for the processor, or asks to be told when it can take it.
     fn deliver(&mut self, devices: &mut Devices) {
-        let pc = &mut devices.pc;
-        while let Some(request) = pc.take_cpu_request(self.index) {
+        while let Some(request) = devices.pc.take_cpu_request(self.index) {
             self.carry_out(request);
         }
         // Until it is started, a processor takes no interrupt, not even an NMI (SDM vol. 3, 9.4.3).
         if self.activity == Activity::WaitForStartUp {
             return;
         }
+        self.hand_over(devices);
+        let pc = &mut devices.pc;
         if pc.nmi_pending(self.index) {
             if self.vcpu.nmi_ready() {
                 pc.acknowledge_nmi(self.index);
@@ -395,6 +406,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             CpuRequest::Init => {
                 self.vcpu.init();
                 self.window = false;
+                self.forget_virtual_delivery();
                 self.load_tsc_offset();
                 // The bootstrap processor goes to the reset vector at once.
                 self.activity = if self.index == 0 { Activity::Running } else { Activity::WaitForStartUp };
@@ -410,6 +422,48 @@ impl<V: Vcpu + ?Sized> Machine<V> {
                 self.activity = Activity::Running;
             }
         }
+    }
+
+    /// Where the processor delivers interrupts by itself (SDM vol. 3, 30.1 to 30.2), gives it those that have come. After that
+    /// the local APIC has none, and only the 8259's are left to be injected.
+    fn hand_over(&mut self, devices: &mut Devices) {
+        let Some(apic) = devices.pc.local_apic(self.index) else { return };
+        let (x2apic, come) = (apic.x2apic(), apic.highest_request().is_some());
+        if x2apic != self.x2apic {
+            self.take_back(devices);
+            self.x2apic = x2apic;
+            self.self_service = self.vcpu.set_virtual_delivery(x2apic);
+        }
+        let running = self.activity == Activity::Running;
+        if !self.self_service || (self.handed_over && running && !come) {
+            return;
+        }
+        self.take_back(devices);
+        if !running {
+            // What ends a HLT is for us to see.
+            self.load_task_priority(devices);
+            let comes = devices.pc.local_apic(self.index).is_some_and(|apic| apic.pending().is_some());
+            if comes && self.vcpu.interrupt_ready() {
+                self.activity = Activity::Running;
+            }
+        }
+        self.vcpu.give_interrupts(&devices.pc.hand_over(self.index));
+        self.handed_over = true;
+    }
+
+    /// Makes the local APIC whole again: before anybody looks at its requests or at what is in service.
+    fn take_back(&mut self, devices: &mut Devices) {
+        if self.handed_over {
+            self.handed_over = false;
+            devices.pc.take_back(self.index, &self.vcpu.take_interrupts());
+        }
+    }
+
+    /// The processor has been reset, and delivers nothing by itself.
+    fn forget_virtual_delivery(&mut self) {
+        self.x2apic = false;
+        self.self_service = false;
+        self.handed_over = false;
     }
 
     fn close_window(&mut self) {

@@ -55,6 +55,16 @@ pub(super) fn fill_msr(page: &mut Page, tsc_aux: bool) {
     }
 }
 
+/// WRMSR of the end of an interrupt exits, or is left to the CPU.
+pub(super) fn open_end_of_interrupt(page: &mut Page, open: bool) {
+    const BIT: usize = 2048 * 8 + 0x80b;
+    if open {
+        clear(page, BIT);
+    } else if let Some(byte) = page.0.get_mut(BIT / 8) {
+        *byte |= 1 << (BIT % 8);
+    }
+}
+
 /// Every port exits.
 pub(super) fn fill_io(pages: &mut [Page; 2]) {
     for page in pages {
@@ -93,6 +103,17 @@ mod tests {
         fill_msr(&mut page, true);
         assert!(!exits(&page, 1024 * 8 + 0x103) && !exits(&page, 3072 * 8 + 0x103));
         assert!(exits(&page, 0x3a) && exits(&page, 2048 * 8 + 0x1b));
+    }
+
+    #[test]
+    fn the_end_of_interrupt_opens_and_closes() {
+        let mut page = Page::new();
+        fill_msr(&mut page, false);
+        let before = page.0;
+        open_end_of_interrupt(&mut page, true);
+        assert!(!exits(&page, 2048 * 8 + 0x80b) && exits(&page, 0x80b) && exits(&page, 2048 * 8 + 0x80a));
+        open_end_of_interrupt(&mut page, false);
+        assert_eq!(page.0, before);
     }
 
     #[test]

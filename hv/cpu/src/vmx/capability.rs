@@ -223,6 +223,9 @@ const ENTRY: Group = Group {
 /// The controls that change while a guest runs: off at first, and so not to be set by [`Group::resolve`].
 const PRIMARY_OFF: u32 = primary::INTERRUPT_WINDOW_EXITING | primary::NMI_WINDOW_EXITING;
 
+/// The controls for interrupts that the CPU delivers by itself, switched with the guest's mode of the APIC.
+pub(super) const VIRTUAL_DELIVERY: u32 = secondary::VIRTUALIZE_X2APIC | secondary::VIRTUAL_INTERRUPT_DELIVERY;
+
 impl Group {
     /// The setting for a CPU with this capability, all required and the possible optional bits on.
     fn resolve(&self, capability: u64, lacks: &mut Lacks) -> u32 {
@@ -279,6 +282,8 @@ pub struct Capabilities {
     pub string_io: bool,
     /// VMXON region and VMCS must lie below 4 GiB.
     pub regions_32_bit: bool,
+    /// The CPU can deliver the interrupts of a guest in x2APIC mode by itself (SDM vol. 3, 30.2, 30.5).
+    pub virtual_delivery: bool,
     /// Hardware exceptions may be injected with or without error code, whatever the vector.
     pub any_error_code: bool,
     /// CR0 bits that must be 1 in VMX operation; PE and PG excepted for an unrestricted guest.
@@ -342,6 +347,7 @@ impl Capabilities {
             preemption_shift: facts.misc as u32 & 0x1f,
             string_io: facts.basic & basic::STRING_IO_INFORMATION != 0,
             regions_32_bit: facts.basic & basic::ADDRESSES_32_BIT != 0,
+            virtual_delivery: (facts.secondary >> 32) as u32 & VIRTUAL_DELIVERY == VIRTUAL_DELIVERY,
             any_error_code: facts.basic & basic::ANY_ERROR_CODE != 0,
             cr0_fixed0: facts.cr0_fixed0,
             cr0_fixed1: facts.cr0_fixed1,
@@ -434,6 +440,21 @@ mod tests {
                 *capability &= !(u64::from(bit) << 32);
                 assert!(lacks_of(&facts).as_slice().contains(&words), "{words}");
             }
+        }
+    }
+
+    #[test]
+    fn delivery_by_the_processor_takes_both_controls_and_is_off_at_first() {
+        for (has, want) in
+            [(VIRTUAL_DELIVERY, true), (secondary::VIRTUAL_INTERRUPT_DELIVERY, false), (0, false)]
+        {
+            let mut facts = skylake();
+            facts.secondary &= !(u64::from(VIRTUAL_DELIVERY) << 32);
+            facts.secondary |= u64::from(has) << 32;
+            let mut lacks = Lacks::default();
+            let found = Capabilities::evaluate(&facts, &mut lacks);
+            assert_eq!((found.virtual_delivery, lacks.as_slice().len()), (want, 0));
+            assert_eq!(found.secondary & VIRTUAL_DELIVERY, 0);
         }
     }
 

@@ -44,12 +44,16 @@ pub mod secondary {
     pub const EPT: u32 = 1 << 1;
     /// RDTSCP and RDPID work in the guest, else they raise #UD.
     pub const RDTSCP: u32 = 1 << 3;
+    /// The x2APIC MSRs that the bitmap lets through are the virtual-APIC page's.
+    pub const VIRTUALIZE_X2APIC: u32 = 1 << 4;
     /// Cached translations carry a VPID.
     pub const VPID: u32 = 1 << 5;
     /// WBINVD and WBNOINVD exit.
     pub const WBINVD_EXITING: u32 = 1 << 6;
     /// The guest may run without paging and in real-address mode.
     pub const UNRESTRICTED_GUEST: u32 = 1 << 7;
+    /// The CPU delivers the interrupts of the virtual-APIC page, and takes their ends.
+    pub const VIRTUAL_INTERRUPT_DELIVERY: u32 = 1 << 9;
     /// INVPCID works in the guest, else it raises #UD.
     pub const INVPCID: u32 = 1 << 12;
     /// XSAVES and XRSTORS work in the guest, else they raise #UD.

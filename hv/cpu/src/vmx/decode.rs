@@ -33,6 +33,7 @@ pub mod reason {
     pub const PAUSE: u16 = 40;
     pub const MACHINE_CHECK_ON_ENTRY: u16 = 41;
     pub const TPR_BELOW_THRESHOLD: u16 = 43;
+    pub const VIRTUALIZED_EOI: u16 = 45;
     pub const EPT_VIOLATION: u16 = 48;
     pub const EPT_MISCONFIGURATION: u16 = 49;
     pub const INVEPT: u16 = 50;
@@ -197,6 +198,7 @@ pub(super) const fn may_interrupt_delivery(reason: u16) -> bool {
                 | reason::INTERRUPT_WINDOW
                 | reason::NMI_WINDOW
                 | reason::TPR_BELOW_THRESHOLD
+                | reason::VIRTUALIZED_EOI
                 | reason::PREEMPTION_TIMER
         ))
 }

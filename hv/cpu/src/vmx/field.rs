@@ -36,6 +36,9 @@ fields! {
     /// access rights.
     GUEST_ES_SELECTOR = 0x0800;
 
+    /// Guest interrupt status: RVI in bits 7:0, SVI in bits 15:8.
+    GUEST_INTERRUPT_STATUS = 0x0810;
+
     // 16-bit host-state fields.
     /// Host ES selector.
     HOST_ES_SELECTOR = 0x0c00;
@@ -65,6 +68,8 @@ fields! {
     VIRTUAL_APIC = 0x2012;
     /// EPT pointer.
     EPT_POINTER = 0x201a;
+    /// EOI-exit bitmap, vectors 0 to 63; the other three follow in steps of two.
+    EOI_EXIT_BITMAP = 0x201c;
     /// XSS-exiting bitmap.
     XSS_EXITING_BITMAP = 0x202c;
 

@@ -112,6 +112,12 @@ pub struct Vmx {
     cr4_mask: u64,
     /// Primary controls as they are in the VMCS.
     primary: u32,
+    /// Secondary controls without those for interrupts that the CPU delivers.
+    secondary: u32,
+    /// The CPU delivers interrupts by itself.
+    virtual_delivery: bool,
+    /// The EOI-exit bitmap as it is in the VMCS.
+    told: [u32; 8],
     /// Basic reason of the last exit.
     reason: u16,
     /// The last exit's instruction length leads to the next instruction: RIP has not been changed since.

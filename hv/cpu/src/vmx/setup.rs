@@ -83,6 +83,9 @@ impl Vmx {
             cr0_mask: cr0_mask(&capabilities),
             cr4_mask: cr4_mask(&capabilities, &allowed),
             primary: capabilities.primary,
+            secondary: secondary_controls(capabilities.secondary, &allowed),
+            virtual_delivery: false,
+            told: [0; 8],
             reason: 0,
             length_valid: false,
             step_due: false,
@@ -119,7 +122,7 @@ impl Vmx {
         for (field, setting) in [
             (Field::PIN_CONTROLS, capabilities.pin),
             (Field::PRIMARY_CONTROLS, capabilities.primary),
-            (Field::SECONDARY_CONTROLS, secondary_controls(capabilities.secondary, &self.allowed)),
+            (Field::SECONDARY_CONTROLS, self.secondary),
             (Field::EXIT_CONTROLS, capabilities.exit),
             (Field::ENTRY_CONTROLS, capabilities.entry),
         ] {
@@ -139,6 +142,11 @@ impl Vmx {
             Field::TSC_OFFSET,
         ] {
             self.vmcs.write(field, 0);
+        }
+        if capabilities.virtual_delivery {
+            for index in 0..4 {
+                self.vmcs.write(Field::EOI_EXIT_BITMAP.of_segment(index), 0);
+            }
         }
         if capabilities.vpid() {
             self.vmcs.write(Field::VPID, u64::from(self.vpid));
@@ -248,6 +256,7 @@ impl Vmx {
         self.step_due = false;
         self.vmcs.write(Field::ENTRY_INTERRUPTION, 0);
         self.queue.clear();
+        self.set_virtual_delivery(false);
         self.set_tpr(0);
         self.set_interrupt_window(false);
         self.set_nmi_window(false);

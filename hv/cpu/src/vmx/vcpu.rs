@@ -3,8 +3,10 @@
 use core::arch::x86_64::__cpuid;
 
 use monovisor_arch::state::bits::{CR0_CD, CR0_NW, CR0_PE, RFLAGS_IF};
-use monovisor_arch::{EntryFailure, Event, EventKind, Exit, Vcpu, VcpuState, vector};
+use monovisor_arch::{EntryFailure, Event, EventKind, Exit, Vcpu, VcpuState, VirtualInterrupts, vector};
 
+use super::bitmap;
+use super::capability::VIRTUAL_DELIVERY;
 use super::check::{self, GuestState};
 use super::control::{self, primary};
 use super::decode::{self, ControlAccess, NMI_UNBLOCKED_BY_IRET, reason};
@@ -23,6 +25,10 @@ use crate::inject::{from_vmx, to_vmx};
 /// Exits in a row that `run` deals with by itself. A guest can have it do so for ever; after this many the caller gets a
 /// turn, as if by a physical interrupt.
 const EXITS_IN_A_ROW: u32 = 32;
+
+/// Offsets of ISR and IRR in the virtual-APIC page.
+const VIRTUAL_ISR: usize = 0x100;
+const VIRTUAL_IRR: usize = 0x200;
 
 /// Bit 31 of the exit reason: the entry failed.
 const ENTRY_FAILED: u64 = 1 << 31;
@@ -50,6 +56,13 @@ const DR7_DEFINED: u64 = 0xffff_27ff;
 /// DR6 bits that are always 1, and those that can change.
 const DR6_FIXED: u64 = 0xffff_0ff0;
 const DR6_DEFINED: u64 = 0xe00f;
+
+/// Guest interrupt status: the highest vectors that wait (RVI) and are in service (SVI).
+fn status(interrupts: &VirtualInterrupts) -> u64 {
+    let [requested, serviced] =
+        [&interrupts.requests, &interrupts.in_service].map(VirtualInterrupts::highest);
+    u64::from(serviced) << 8 | u64::from(requested)
+}
 
 impl Vmx {
     /// Makes the VMCS ready for the next entry. What an earlier call of this CPU's VMX has refused ends the guest here.
@@ -260,6 +273,7 @@ impl Vmx {
                 Exit::InterruptWindow
             }
             reason::NMI_WINDOW => Exit::NmiWindow,
+            reason::VIRTUALIZED_EOI => Exit::EndOfInterrupt(self.vmcs.read(Field::QUALIFICATION) as u8),
             reason::EXCEPTION_OR_NMI => return self.exception(),
             reason::CONTROL_REGISTER => return self.control_register(),
             reason::XSETBV => Exit::Xsetbv,
@@ -351,6 +365,24 @@ impl Vmx {
             && self.vmcs.get(Slot::CsAccess) & CS_L != 0
     }
 
+    /// Reads one of the 256-bit registers of the virtual-APIC page (eight words, 16 bytes apart), and then sets it.
+    fn virtual_words(&mut self, offset: usize, new: Option<&[u32; 8]>) -> [u32; 8] {
+        let mut old = [0; 8];
+        let registers = self.virtual_apic.0.as_chunks_mut::<16>().0.iter_mut().skip(offset / 16);
+        for (index, (old, register)) in old.iter_mut().zip(registers).enumerate() {
+            let word = core::ptr::from_mut(register).cast::<u32>();
+            // SAFETY: the first four of 16 bytes of our own page, aligned as the page is; volatile since the CPU reads and
+            // writes them while the guest runs.
+            unsafe {
+                *old = word.read_volatile();
+                if let Some(new) = new.and_then(|words| words.get(index)) {
+                    word.write_volatile(*new);
+                }
+            }
+        }
+        old
+    }
+
     fn set_primary(&mut self, bit: u32, on: bool) {
         let setting = if on { self.primary | bit } else { self.primary & !bit };
         if setting != self.primary {
@@ -431,6 +463,38 @@ impl Vcpu for Vmx {
         self.vmcs.write(Field::TPR_THRESHOLD, u64::from(class));
     }
 
+    fn set_virtual_delivery(&mut self, on: bool) -> bool {
+        let on = on && self.capabilities().virtual_delivery;
+        if on != self.virtual_delivery {
+            self.virtual_delivery = on;
+            bitmap::open_end_of_interrupt(self.msr_bitmap, on);
+            let bits = if on { VIRTUAL_DELIVERY } else { 0 };
+            self.vmcs.write(Field::SECONDARY_CONTROLS, u64::from(self.secondary | bits));
+        }
+        on
+    }
+
+    fn give_interrupts(&mut self, interrupts: &VirtualInterrupts) {
+        self.virtual_words(VIRTUAL_IRR, Some(&interrupts.requests));
+        self.virtual_words(VIRTUAL_ISR, Some(&interrupts.in_service));
+        self.vmcs.write(Field::GUEST_INTERRUPT_STATUS, status(interrupts));
+        if self.told != interrupts.told {
+            self.told = interrupts.told;
+            for (index, pair) in (0..).zip(interrupts.told.as_chunks::<2>().0) {
+                let [low, high] = pair.map(u64::from);
+                self.vmcs.write(Field::EOI_EXIT_BITMAP.of_segment(index), high << 32 | low);
+            }
+        }
+    }
+
+    fn take_interrupts(&mut self) -> VirtualInterrupts {
+        let in_service = self.virtual_words(VIRTUAL_ISR, None);
+        let requests = self.virtual_words(VIRTUAL_IRR, Some(&[0; 8]));
+        let left = VirtualInterrupts { requests: [0; 8], in_service, told: [0; 8] };
+        self.vmcs.write(Field::GUEST_INTERRUPT_STATUS, status(&left));
+        VirtualInterrupts { requests, ..left }
+    }
+
     fn guest_msr(&self, index: u32) -> Option<u64> {
         self.read_msr(index)
     }
@@ -497,5 +561,20 @@ impl Vcpu for Vmx {
     fn init(&mut self) {
         let kept = self.control().cr0 & (CR0_CD | CR0_NW);
         self.start_over(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_has_the_highest_vectors() {
+        let mut interrupts = VirtualInterrupts::default();
+        assert_eq!(status(&interrupts), 0);
+        interrupts.requests[1] = 1 << 3 | 1;
+        interrupts.in_service[7] = 1 << 31;
+        interrupts.in_service[2] = 1;
+        assert_eq!(status(&interrupts), 0xff23);
     }
 }

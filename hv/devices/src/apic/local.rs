@@ -5,6 +5,7 @@
 
 use super::{Delivery, GeneralProtection, Message};
 use crate::clock::{self, MIN_PERIOD};
+use monovisor_arch::VirtualInterrupts;
 use monovisor_arch::layout::LAPIC_BASE;
 
 /// Frequency of the bus clock that the timer divides: its ticks are nanoseconds.
@@ -113,6 +114,15 @@ impl Vectors {
     fn insert(&mut self, vector: u8) {
         self.words[usize::from(vector >> 5)] |= 1 << (vector & 31);
         self.used |= 1 << (vector >> 5);
+    }
+
+    fn add(&mut self, index: usize, word: u32) {
+        if word != 0
+            && let Some(own) = self.words.get_mut(index)
+        {
+            *own |= word;
+            self.used |= 1 << index;
+        }
     }
 
     #[inline]
@@ -408,6 +418,11 @@ impl LocalApic {
     fn end_of_interrupt(&mut self) {
         let Some(vector) = self.in_service.highest() else { return };
         self.in_service.remove(vector);
+        self.ended(vector);
+    }
+
+    /// What follows the end of an interrupt.
+    pub fn ended(&mut self, vector: u8) {
         for entry in [Lvt::Lint0, Lvt::Lint1] {
             let entry = &mut self.lvt[entry as usize];
             if *entry as u8 == vector {
@@ -420,6 +435,25 @@ impl LocalApic {
             if self.svr & SVR_NO_EOI_BROADCAST == 0 {
                 self.ended = Some(vector);
             }
+        }
+    }
+
+    /// Gives the interrupts away to a processor that delivers them by itself. Until they come back, there are only those here
+    /// that have come since, and what is in service is as it was.
+    pub fn hand_over(&mut self) -> VirtualInterrupts {
+        let requests = core::mem::replace(&mut self.requests, Vectors::new()).words;
+        VirtualInterrupts { requests, in_service: self.in_service.words, told: self.trigger_level.words }
+    }
+
+    /// Takes them back, as the processor left them. An INIT since then has ended them all.
+    pub fn take_back(&mut self, left: &VirtualInterrupts) {
+        if self.init {
+            return;
+        }
+        self.in_service = Vectors::new();
+        for (index, (requests, in_service)) in left.requests.iter().zip(&left.in_service).enumerate() {
+            self.requests.add(index, *requests);
+            self.in_service.add(index, *in_service);
         }
     }
 

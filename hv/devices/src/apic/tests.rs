@@ -1,5 +1,6 @@
 use super::local::{CpuRequest, LocalApic, Lvt, MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_X2APIC};
 use super::{Delivery, GeneralProtection, LocalApics, Message};
+use monovisor_arch::VirtualInterrupts;
 
 const ID: u64 = 0x20;
 const TPR: u64 = 0x80;
@@ -50,6 +51,40 @@ fn reset_values_are_those_of_11_4_7_1() {
     assert_eq!(read(&mut apic, 0x30), 0x0105_0014);
     assert_eq!(apic.read_msr(MSR_APIC_BASE, 0), Ok(0xfee0_0900));
     assert_eq!(LocalApic::new(1, 1, 40).read_msr(MSR_APIC_BASE, 0), Ok(0xfee0_0800));
+}
+
+#[test]
+fn interrupts_are_lent_to_the_processor_and_come_back() {
+    let mut apic = apic();
+    apic.accept(Delivery::Fixed, 0x41, false);
+    apic.accept(Delivery::Fixed, 0x91, true);
+    let mut lent = apic.hand_over();
+    assert_eq!((lent.requests[2], lent.requests[4], lent.told[4]), (2, 1 << 17, 1 << 17));
+    assert_eq!((lent.told[2], lent.in_service), (0, [0; 8]));
+    assert_eq!(VirtualInterrupts::highest(&lent.requests), 0x91);
+    assert_eq!(apic.pending(), None);
+    // The processor delivers 0x91; meanwhile another one comes, and 0x91 once more.
+    lent.requests[4] = 0;
+    lent.in_service[4] = 1 << 17;
+    apic.accept(Delivery::Fixed, 0xa0, false);
+    apic.accept(Delivery::Fixed, 0x91, true);
+    apic.take_back(&lent);
+    assert_eq!(read(&mut apic, PPR), 0x90);
+    assert_eq!(apic.acknowledge(), 0xa0);
+    write(&mut apic, EOI, 0);
+    assert_eq!((apic.take_ended(), apic.pending()), (None, None), "0x91 is in service");
+    // The processor ends it, and tells.
+    let mut lent = apic.hand_over();
+    lent.in_service = [0; 8];
+    apic.take_back(&lent);
+    apic.ended(0x91);
+    assert_eq!(apic.take_ended(), Some(0x91));
+    assert_eq!([apic.acknowledge(), apic.highest_request().unwrap()], [0x91, 0x41]);
+    // An INIT comes while they are lent: nothing of them is left.
+    let lent = apic.hand_over();
+    apic.accept(Delivery::Init, 0, false);
+    apic.take_back(&lent);
+    assert_eq!((apic.highest_request(), read(&mut apic, PPR)), (None, 0));
 }
 
 #[test]

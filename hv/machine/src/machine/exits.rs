@@ -46,6 +46,15 @@ impl Machine<dyn Vcpu> {
             Exit::WriteMsr => self.write_msr(),
             Exit::Io(io) => self.string_io(&io),
             Exit::Hypercall => self.hypercall(),
+            Exit::EndOfInterrupt(vector) => {
+                let (shared, vcpu) = (self.shared, self.index);
+                shared.with(vcpu, |devices| {
+                    self.take_back(devices);
+                    devices.pc.ended(vcpu, vector);
+                });
+                self.look = true;
+                Step::Continue
+            }
             Exit::Xsetbv => self.xsetbv(),
             // No device is assigned: nothing outside the guest can tell whether its caches were written back.
             Exit::WritebackInvalidate => self.advance(Some(Encoding::WBINVD)),
@@ -255,6 +264,8 @@ where
             Step::Continue if self.vcpu.rflags() & bits::RFLAGS_TF != 0 => Step::Continue,
             Step::Continue => {
                 self.activity = Activity::Halted;
+                // One that the shadow of STI has kept back until now ends it at once.
+                self.look |= self.handed_over;
                 Step::Halted
             }
             stop => stop,

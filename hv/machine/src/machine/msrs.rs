@@ -11,6 +11,7 @@ use super::{Machine, host_cpuid};
 use crate::policy::features;
 use crate::policy::msr::Refused;
 use crate::policy::words::Word;
+use crate::shared::Devices;
 
 const IA32_TSC: u32 = 0x10;
 const IA32_APIC_BASE: u32 = 0x1b;
@@ -19,6 +20,7 @@ const APIC_BASE_ENABLE: u64 = 1 << 11;
 /// APIC_BASE.EXTD: x2APIC mode.
 const APIC_BASE_EXTD: u64 = 1 << 10;
 const IA32_PAT: u32 = 0x277;
+const IA32_TSC_DEADLINE: u32 = 0x6e0;
 const IA32_EFER: u32 = 0xc000_0080;
 
 impl<V: Vcpu + ?Sized> Machine<V> {
@@ -30,6 +32,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             _ if Pc::is_apic_msr(index) => {
                 let (shared, vcpu) = (self.shared, self.index);
                 shared.with(vcpu, |devices| {
+                    self.open_local_apic(index, devices);
                     self.load_task_priority(devices);
                     let now = devices.now();
                     devices.pc.apic_msr_read(vcpu, index, now).ok()
@@ -58,6 +61,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             _ if Pc::is_apic_msr(index) => {
                 let (shared, vcpu) = (self.shared, self.index);
                 let cr8 = shared.with(vcpu, |devices| {
+                    self.open_local_apic(index, devices);
                     self.load_task_priority(devices);
                     let now = devices.now();
                     devices.pc.apic_msr_write(vcpu, index, value, now).map_err(|_| Refused)?;
@@ -87,6 +91,14 @@ impl<V: Vcpu + ?Sized> Machine<V> {
                 if canonical && self.vcpu.set_guest_msr(index, value) { Ok(()) } else { Err(Refused) }
             }
             _ => self.msrs.write(index, value),
+        }
+    }
+
+    /// Before an access to one of its MSRs; the deadline has nothing to do with its interrupts.
+    fn open_local_apic(&mut self, index: u32, devices: &mut Devices) {
+        if index != IA32_TSC_DEADLINE && self.handed_over {
+            self.take_back(devices);
+            self.look = true;
         }
     }
 

@@ -26,6 +26,7 @@ pub fn run() {
     base_register();
     if apic::has_x2apic() && crate::cpu::virtualised() {
         x2apic();
+        extended_interrupts();
     } else {
         skip("11.12: x2apic", "not here");
     }
@@ -42,8 +43,32 @@ fn open() {
     unsafe { asm!("sti", "nop", "nop", "nop", "cli") };
 }
 
+/// MSR of a register in x2APIC mode.
+fn msr(register: u64) -> u32 {
+    0x800 + (register >> 4) as u32
+}
+
+/// The APIC is in x2APIC mode.
+fn extended() -> bool {
+    rdmsr(0x1b) & 1 << 10 != 0
+}
+
+/// Reads a register of the local APIC, in the mode that it is in.
+fn local(register: u64) -> u32 {
+    if extended() { rdmsr(msr(register)) as u32 } else { apic::read(register) }
+}
+
+fn set_local(register: u64, value: u32) {
+    if extended() {
+        // SAFETY: no register of the APIC touches memory.
+        unsafe { wrmsr(msr(register), value.into()) };
+    } else {
+        apic::write(register, value);
+    }
+}
+
 fn send(low: u32) {
-    apic::write(register::ICR_LOW, low);
+    set_local(register::ICR_LOW, low);
 }
 
 /// Sends a fixed interrupt to this processor.
@@ -113,14 +138,14 @@ fn note(value: u32) {
 
 /// 11.8.3: priorities: TPR, PPR, ISR, nesting, EOI of the highest.
 fn priorities() {
-    apic::write(register::TPR, 0x20);
-    equal("11.8.3.1: ppr is tpr with nothing in service", apic::read(register::PPR), 0x20);
-    apic::write(register::TPR, 0);
+    set_local(register::TPR, 0x20);
+    equal("11.8.3.1: ppr is tpr with nothing in service", local(register::PPR), 0x20);
+    set_local(register::TPR, 0);
     // All three at once: the highest first.
     fn order(vector: u8) {
         note(vector.into());
         if vector == MIDDLE {
-            note(apic::read(register::PPR));
+            note(local(register::PPR));
         }
     }
     FILLED.store(0, Relaxed);
@@ -146,8 +171,7 @@ fn priorities() {
             return;
         }
         send_self(MIDDLE + 1);
-        let bit =
-            |base: u64, vector: u8| apic::read(base + 0x10 * u64::from(vector / 32)) >> (vector % 32) & 1;
+        let bit = |base: u64, vector: u8| local(base + 0x10 * u64::from(vector / 32)) >> (vector % 32) & 1;
         INSIDE.store(
             bit(register::ISR, MIDDLE)
                 | bit(register::IRR, MIDDLE + 1) << 1
@@ -163,23 +187,23 @@ fn priorities() {
     trap::set_hook(None, MIDDLE);
     equal("11.8.4: isr and irr", (INSIDE.load(Relaxed), trap::count(MIDDLE + 1) - before), (0b011, 1));
     // An EOI with nothing in service does nothing.
-    apic::write(register::EOI, 0);
-    equal("11.8.5: eoi with nothing in service", apic::read(register::PPR), 0);
+    set_local(register::EOI, 0);
+    equal("11.8.5: eoi with nothing in service", local(register::PPR), 0);
     // Illegal vectors of a LVT entry that is not masked, and the ESR as it is latched by a write (11.5.3).
-    apic::write(register::ESR, 0);
-    apic::write(register::LVT_TIMER, 0x5);
-    apic::write(register::ESR, 0);
-    let latched = apic::read(register::ESR);
-    apic::write(register::LVT_TIMER, 1 << 16);
-    apic::write(register::ESR, 0);
+    set_local(register::ESR, 0);
+    set_local(register::LVT_TIMER, 0x5);
+    set_local(register::ESR, 0);
+    let latched = local(register::ESR);
+    set_local(register::LVT_TIMER, 1 << 16);
+    set_local(register::ESR, 0);
     if crate::cpu::virtualised() {
-        check("11.5.3: esr cleared by the next write", apic::read(register::ESR) == 0, latched);
+        check("11.5.3: esr cleared by the next write", local(register::ESR) == 0, latched);
     }
     // Software-disabled: all LVT masks are set and stay so (11.4.7.2).
-    apic::write(register::SVR, 0xff);
-    apic::write(register::LVT_TIMER, u32::from(LOW));
-    equal("11.4.7.2: masks while software-disabled", apic::read(register::LVT_TIMER) >> 16 & 1, 1);
-    apic::enable();
+    set_local(register::SVR, 0xff);
+    set_local(register::LVT_TIMER, u32::from(LOW));
+    equal("11.4.7.2: masks while software-disabled", local(register::LVT_TIMER) >> 16 & 1, 1);
+    set_local(register::SVR, 0x1ff);
 }
 
 /// 11.6.2: the ways to name a destination, from a processor to itself.
@@ -241,6 +265,40 @@ fn base_register() {
     unsafe { wrmsr(0x1b, base) };
     apic::enable();
     equal("11.4.3: no apic in cpuid while it is off", (off, cpuid(1, 0)[3] >> 9 & 1), (0, 1));
+}
+
+/// The same in x2APIC mode, in which a processor may deliver and end interrupts without its hypervisor.
+fn extended_interrupts() {
+    let base = rdmsr(0x1b);
+    // SAFETY: the page is not used until the mode is back.
+    unsafe { wrmsr(0x1b, base | 1 << 10) };
+    set_local(register::SVR, 0x1ff);
+    priorities();
+    level();
+    // 6.8.3: one that waits in the shadow of STI ends the HLT behind it.
+    let before = trap::count(LOW);
+    send_self(LOW);
+    // SAFETY: the handler touches only atomics; the interrupt waits already.
+    unsafe { asm!("sti", "hlt", "cli") };
+    let woken = trap::count(LOW) - before;
+    // What the task priority holds back comes when CR8 falls, and not before.
+    // SAFETY: the task priority, put back.
+    unsafe { asm!("mov cr8, {}", in(reg) u64::from(MIDDLE >> 4)) };
+    let before = trap::count(MIDDLE);
+    send_self(MIDDLE);
+    open();
+    let held = trap::count(MIDDLE) - before;
+    // SAFETY: as above.
+    unsafe { asm!("sti", "mov cr8, {}", "nop", "nop", "cli", in(reg) 0u64) };
+    let come = trap::count(MIDDLE) - before;
+    // SAFETY: back to xAPIC through "disabled" (11.12.5).
+    unsafe {
+        wrmsr(0x1b, base & !(1 << 11 | 1 << 10));
+        wrmsr(0x1b, base);
+    }
+    apic::enable();
+    equal("11.12: an interrupt that waits ends hlt", woken, 1);
+    equal("11.8.6: cr8 holds back and lets go", (held, come), (0, 1));
 }
 
 /// 11.12: x2APIC mode.
