@@ -217,7 +217,7 @@ impl<'g> Hypervisor<'g> {
             }
             Halt::TaskSwitch { rip } => {
                 self.guest_failed(format_args!(
-                    "the guest used a hardware task switch at {rip:#x}, which is not emulated"
+                    "the guest used a hardware task switch at {rip:#x} under PAE paging, which is not emulated"
                 ));
             }
             Halt::Emulation { address, rip } => self.guest_failed(format_args!(

@@ -1,5 +1,6 @@
 //! Why a guest stopped running, in words that VMX and SVM share.
 
+use crate::event::Event;
 use crate::state::SegmentName;
 
 /// Bytes of the instruction at the guest's RIP where the CPU hands them over (SVM decode assists).
@@ -57,6 +58,32 @@ pub struct MemoryExit {
     pub table_walk: bool,
     /// Instruction bytes, where the CPU gives them.
     pub instruction: InstructionBytes,
+}
+
+/// What has asked for a task switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskSource {
+    /// CALL.
+    Call,
+    /// IRET with NT set.
+    Return,
+    /// JMP.
+    Jump,
+    /// An event, through a task gate in the IDT.
+    Gate,
+}
+
+/// A task switch that the CPU leaves to its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskSwitch {
+    /// Selector of the new task's TSS.
+    pub selector: u16,
+    /// What asks for it.
+    pub source: TaskSource,
+    /// The event that goes through the gate.
+    pub event: Option<Event>,
+    /// Bytes of the instruction that is to be returned behind; 0 where the old task goes on with the instruction at RIP.
+    pub length: u8,
 }
 
 /// A VM entry that the CPU refused. The guest cannot go on; the hypervisor can.
@@ -120,7 +147,7 @@ pub enum Exit {
     /// The guest's write to a control register breaks a rule: #GP(0).
     ControlFault,
     /// A task switch through a TSS or a task gate (VMX; SVM runs it in hardware).
-    TaskSwitch,
+    TaskSwitch(TaskSwitch),
     /// A physical machine check happened in guest mode.
     MachineCheck,
     /// The CPU refused the VM entry.
@@ -156,7 +183,7 @@ impl Exit {
             Self::UndefinedInstruction => "undefined-instruction",
             Self::InvalidOpcode => "invalid-opcode",
             Self::ControlFault => "control-fault",
-            Self::TaskSwitch => "task-switch",
+            Self::TaskSwitch(_) => "task-switch",
             Self::MachineCheck => "machine-check",
             Self::EntryFailed(_) => "entry-failed",
             Self::Unexpected(_) => "unexpected",

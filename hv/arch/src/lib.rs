@@ -13,7 +13,9 @@ pub mod memory;
 pub mod state;
 
 pub use event::{Event, EventKind, vector};
-pub use exit::{EntryFailure, Exit, InstructionBytes, IoExit, MemoryAccess, MemoryExit, StringIo};
+pub use exit::{
+    EntryFailure, Exit, InstructionBytes, IoExit, MemoryAccess, MemoryExit, StringIo, TaskSource, TaskSwitch,
+};
 pub use memory::{GuestMemory, MemoryError};
 pub use state::{
     Control, CpuMode, DescriptorTable, Gpr, Segment, SegmentName, Vcpu, VcpuState, VectorRegister,

@@ -13,6 +13,7 @@
 //! | `emulate` | the instructions that compilers and kernels use on MMIO |
 //! | `string` | MOVS, CMPS, STOS, LODS, SCAS with REP |
 //! | `string_io` | INS and OUTS with REP |
+//! | `task` | hardware task switches |
 //! | `vector` | moves of MMX, XMM and YMM registers |
 //! | `alu` | results and flags |
 #![no_std]
@@ -25,6 +26,7 @@ mod emulate;
 mod fetch;
 mod string;
 mod string_io;
+mod task;
 mod vector;
 mod walk;
 
@@ -37,6 +39,7 @@ pub use emulate::{emulate, emulate_access};
 pub use fetch::{Encoding, decoded_next_rip, instruction, instruction_length, usual_next_rip};
 pub use string::ITERATIONS;
 pub use string_io::{CHUNK, Ports, string_io};
+pub use task::{TaskFault, task_switch};
 pub use walk::{Intent, PageFault, Paging};
 
 /// The guest-physical addresses that are not RAM: where devices answer.

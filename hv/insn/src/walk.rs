@@ -130,6 +130,14 @@ impl Paging {
         self
     }
 
+    /// The same for the processor's own accesses to descriptors and TSSs: supervisor's, whatever the CPL, and with SMAP none to
+    /// a user's page.
+    pub(crate) const fn system(mut self) -> Self {
+        self.user = false;
+        self.ac = false;
+        self
+    }
+
     /// The tables are those of 4-level paging.
     pub(crate) const fn four_level(&self) -> bool {
         matches!(self.tables, Tables::Four)

@@ -35,7 +35,7 @@ pub enum Halt {
     EntryFailed(EntryFailure),
     /// An exit that is not understood.
     Unexpected(u64),
-    /// A task switch, which VMX leaves to its host and Monovisor does not emulate.
+    /// A task switch under PAE paging, which VMX leaves to its host and Monovisor does not emulate.
     TaskSwitch {
         /// Instruction pointer.
         rip: u64,

@@ -1,6 +1,8 @@
 //! What the fields of an exit mean (SDM vol. 3, 28.2 and appendix C). Pure, tested on the host.
 
-use monovisor_arch::{Gpr, InstructionBytes, IoExit, MemoryAccess, MemoryExit, SegmentName, StringIo};
+use monovisor_arch::{
+    Gpr, InstructionBytes, IoExit, MemoryAccess, MemoryExit, SegmentName, StringIo, TaskSource,
+};
 
 /// Basic exit reasons (appendix C, table C-1).
 pub mod reason {
@@ -201,6 +203,17 @@ pub(super) const fn may_interrupt_delivery(reason: u16) -> bool {
                 | reason::VIRTUALIZED_EOI
                 | reason::PREEMPTION_TIMER
         ))
+}
+
+/// The selector and the source of a task switch (table 28-2).
+pub(super) const fn task_switch(qualification: u64) -> (u16, TaskSource) {
+    let source = match qualification >> 30 & 3 {
+        0 => TaskSource::Call,
+        1 => TaskSource::Return,
+        2 => TaskSource::Jump,
+        _ => TaskSource::Gate,
+    };
+    (qualification as u16, source)
 }
 
 /// An I/O instruction (table 28-5), with the VM-exit instruction information of INS and OUTS (table 28-8) where the CPU

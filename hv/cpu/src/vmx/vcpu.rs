@@ -3,7 +3,9 @@
 use core::arch::x86_64::__cpuid;
 
 use monovisor_arch::state::bits::{CR0_CD, CR0_NW, CR0_PE, RFLAGS_IF};
-use monovisor_arch::{EntryFailure, Event, EventKind, Exit, Vcpu, VcpuState, VirtualInterrupts, vector};
+use monovisor_arch::{
+    EntryFailure, Event, EventKind, Exit, TaskSource, TaskSwitch, Vcpu, VcpuState, VirtualInterrupts, vector,
+};
 
 use super::bitmap;
 use super::capability::VIRTUAL_DELIVERY;
@@ -284,7 +286,7 @@ impl Vmx {
             reason::TRIPLE_FAULT => Exit::Shutdown,
             reason::INIT => Exit::Init,
             reason::SIPI => Exit::StartUp(self.vmcs.read(Field::QUALIFICATION) as u8),
-            reason::TASK_SWITCH => Exit::TaskSwitch,
+            reason::TASK_SWITCH => Exit::TaskSwitch(self.task_switch()),
             // An entry of the tables that no CPU takes: ours is the mistake.
             reason::EPT_MISCONFIGURATION => Exit::Unexpected(u64::from(self.reason)),
             other if decode::is_undefined_instruction(other) => Exit::UndefinedInstruction,
@@ -356,6 +358,33 @@ impl Vmx {
         }
         self.length_valid = false;
         None
+    }
+
+    /// What has asked for a task switch (28.2.1, table 28-2). An event that goes through a gate is the new task's: it is not to
+    /// be delivered again.
+    #[cold]
+    fn task_switch(&mut self) -> TaskSwitch {
+        let (selector, source) = decode::task_switch(self.vmcs.read(Field::QUALIFICATION));
+        let state = self.vmcs.get(Slot::Interruptibility);
+        let mut switch = TaskSwitch { selector, source, event: None, length: 0 };
+        match source {
+            TaskSource::Gate => {
+                switch.event = self.queue.take();
+                if let Some(event) = &switch.event {
+                    switch.length = event.instruction_length;
+                    if event.kind == EventKind::Nmi {
+                        self.vmcs.set(Slot::Interruptibility, state | interruptibility::NMI);
+                    }
+                }
+            }
+            _ => {
+                switch.length = self.vmcs.read(Field::INSTRUCTION_LENGTH) as u8;
+                if source == TaskSource::Return {
+                    self.vmcs.set(Slot::Interruptibility, state & !interruptibility::NMI);
+                }
+            }
+        }
+        switch
     }
 
     /// CS.L in IA-32e mode.

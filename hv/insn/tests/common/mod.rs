@@ -25,6 +25,7 @@ pub struct Cpu {
     pub rflags: u64,
     pub segments: [Segment; 8],
     pub control: Control,
+    pub gdtr: DescriptorTable,
     pub vectors: [[u64; 4]; 16],
     pub mmx: [u64; 8],
 }
@@ -40,6 +41,7 @@ impl Cpu {
             rflags: 2,
             segments: [FLAT_DATA; 8],
             control: Control { cr0: bits::CR0_PE, ..Control::default() },
+            gdtr: DescriptorTable::default(),
             vectors: [[0; 4]; 16],
             mmx: [0; 8],
         };
@@ -95,7 +97,7 @@ impl VcpuState for Cpu {
         self.segments[name as usize] = segment;
     }
     fn gdtr(&self) -> DescriptorTable {
-        DescriptorTable::default()
+        self.gdtr
     }
     fn set_gdtr(&mut self, _: DescriptorTable) {}
     fn idtr(&self) -> DescriptorTable {

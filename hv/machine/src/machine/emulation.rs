@@ -1,7 +1,8 @@
 //! Instructions that the hypervisor carries out for the guest: MMIO, string I/O, and finding the next one.
 
-use monovisor_arch::{IoExit, MemoryExit, Vcpu};
-use monovisor_insn::{self as insn, Bus, Outcome, Ports};
+use monovisor_arch::state::bits;
+use monovisor_arch::{Event, IoExit, MemoryExit, TaskSwitch, Vcpu, vector};
+use monovisor_insn::{self as insn, Bus, Outcome, Ports, TaskFault};
 
 use super::{Halt, Machine, Step};
 use crate::policy::breakpoint;
@@ -92,6 +93,38 @@ impl Machine<dyn Vcpu> {
                 accesses.step()
             }
             Err(outcome) => self.emulation_failed(outcome, None),
+        }
+    }
+
+    /// A hardware task switch, which VMX does not do.
+    pub(super) fn task_switch(&mut self, switch: &TaskSwitch) -> Step {
+        /// DR7: the local breakpoints and "local exact", which a task switch disables (SDM vol. 3, 18.2.4).
+        const LOCAL: u64 = 0x155;
+        /// DR6: a task switch.
+        const BT: u64 = 1 << 15;
+        let control = self.vcpu.control();
+        if control.cr0 & bits::CR0_PG != 0 && control.cr4 & bits::CR4_PAE != 0 {
+            // VMX keeps the four pointers to page directories where only the processor loads them.
+            return Step::Stop(Halt::TaskSwitch { rip: self.vcpu.rip() });
+        }
+        match insn::task_switch(&mut self.vcpu, self.ram, switch) {
+            Ok(trap) => {
+                let mut registers = self.vcpu.debug_registers();
+                registers[5] &= !LOCAL;
+                if trap {
+                    registers[4] |= BT;
+                    self.inject(Event::exception(vector::DB));
+                }
+                self.vcpu.set_debug_registers(registers);
+                Step::Continue
+            }
+            Err(TaskFault { outcome, switched }) => {
+                if !switched && let Some(event) = switch.event {
+                    // Its delivery goes on with the exception that it has raised.
+                    self.inject(event);
+                }
+                self.emulation_failed(outcome, None)
+            }
         }
     }
 

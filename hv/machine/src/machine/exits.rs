@@ -69,7 +69,7 @@ impl Machine<dyn Vcpu> {
             Exit::Init | Exit::StartUp(_) => Step::Service,
             Exit::MachineCheck => Step::Stop(Halt::MachineCheck),
             Exit::EntryFailed(failure) => Step::Stop(Halt::EntryFailed(failure)),
-            Exit::TaskSwitch => Step::Stop(Halt::TaskSwitch { rip: self.vcpu.rip() }),
+            Exit::TaskSwitch(switch) => self.task_switch(&switch),
             Exit::Unexpected(code) => Step::Stop(Halt::Unexpected(code)),
             _ => Step::Continue,
         }

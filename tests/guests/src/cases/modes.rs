@@ -177,6 +177,30 @@ modes_protected_32:
     lidt [at_idt_pointer]
     mov ax, 0x28
     ltr ax
+    // 8.3: a task of its own, by CALL and by an interrupt through a task gate, and back by IRET.
+    mov dword ptr [PLACE + 0xb20], offset at_task
+    mov dword ptr [PLACE + 0xb24], 2
+    mov dword ptr [PLACE + 0xb28], 0x12345678   // EAX
+    mov dword ptr [PLACE + 0xb38], PLACE + 0x980 // ESP
+    mov dword ptr [PLACE + 0xb44], 0x87654321   // EDI
+    mov dword ptr [PLACE + 0xb48], 0x10
+    mov dword ptr [PLACE + 0xb4c], 0x08
+    mov dword ptr [PLACE + 0xb50], 0x10
+    mov dword ptr [PLACE + 0xb54], 0x10
+    mov ebp, 0x55aa55aa
+    .byte 0x9a
+    .long 0
+    .word 0x38
+    mov [NOTE + 0x58], ebp
+    str eax
+    mov [NOTE + 0x5c], eax
+    mov eax, [at_gdt + 0x3c]
+    mov [NOTE + 0x60], eax
+    int 3
+    pushfd
+    pop eax
+    mov [NOTE + 0x64], eax
+    clts
     xor eax, eax
     mov ecx, PLACE >> 4
     push eax                    // GS
@@ -192,6 +216,23 @@ modes_protected_32:
     mov edx, offset offset_virtual
     push edx
     iretd
+
+modes_task:
+    mov [NOTE + 0x48], eax
+    mov [NOTE + 0x4c], edi
+    str edx
+    mov [NOTE + 0x50], edx
+    pushfd
+    pop edx
+    mov [NOTE + 0x54], edx
+    smsw edx
+    mov [NOTE + 0x68], edx
+    movzx edx, word ptr [PLACE + 0xb00]
+    mov [NOTE + 0x6c], edx
+    inc dword ptr [NOTE + 0x70]
+    mov eax, 0x11112222
+    iretd
+    jmp modes_task
 
     .code16
 modes_virtual:
@@ -271,6 +312,7 @@ modes_gdt:
     .quad 0x000093010000ffff    // 20: 16-bit data at PLACE
     .quad 0x000089010c000067 // 28: TSS at PLACE + 0xc00
     .quad 0x00209b0000000000    // 30: 64-bit code
+    .quad 0x000089010b000067 // 38: TSS at PLACE + 0xb00
 modes_gdt_end:
 modes_gdt_pointer:
     .word gdt_limit
@@ -315,6 +357,7 @@ modes_end:
     .set at_real, modes_real - modes_start + PLACE
     .set offset_real_idt, modes_real_idt - modes_start
     .set at_real_idt, modes_real_idt - modes_start + PLACE
+    .set at_task, modes_task - modes_start + PLACE
     .set offset_virtual, modes_virtual - modes_start
     .set at_virtual, modes_virtual - modes_start + PLACE
     .set offset_virtual_rest, modes_virtual_rest - modes_start
@@ -355,6 +398,8 @@ pub fn run() {
         let target = PLACE + u64::from(fault);
         let gate = target & 0xffff | 8 << 16 | 0x8e00 << 32 | (target >> 16 & 0xffff) << 48;
         ((PLACE + 0x1800) as *mut u64).add(13).write_unaligned(gate);
+        // A task gate for the breakpoint.
+        ((PLACE + 0x1800) as *mut u64).add(3).write_unaligned(0x38 << 16 | 0x8500 << 32);
         asm!(
             "call {place}",
             place = in(reg) PLACE,
@@ -396,5 +441,13 @@ pub fn run() {
     );
     equal("20.2.8: clts in virtual-8086 mode", note(0x40), virtual_rest.into());
     equal("20.3.1: VM on the stack", note(0x44) >> 17 & 1, 1);
+    // The second time EAX is what the task left in it.
+    equal("8.3: registers of the new task", (note(0x48), note(0x4c)), (0x1111_2222, 0x8765_4321));
+    equal("8.3: task register and back link", (note(0x50) & 0xffff, note(0x6c)), (0x38, 0x28));
+    equal("8.3: the new task is nested, and CR0.TS set", (note(0x54) >> 14 & 1, note(0x68) >> 3 & 1), (1, 1));
+    equal("8.3: registers of the old task", (note(0x58), note(0x5c) & 0xffff), (0x55aa_55aa, 0x28));
+    equal("8.3: IRET leaves the task available", note(0x60) >> 9 & 1, 0);
+    equal("8.3: IRET ends the nesting", note(0x64) >> 14 & 1, 0);
+    equal("8.3: by CALL and by task gate", note(0x70), 2);
     equal("2.2: cpuid in 64-bit mode again", cpuid(0, 0)[1], vendor);
 }
