@@ -418,7 +418,7 @@ mod tests {
 
     const COMMON: ChardevCommon<'static> = ChardevCommon { logfile: None, logappend: None };
 
-    fn add(table: &mut Chardevs, id: &str, backend: ChardevBackend<'_>) -> std::string::String {
+    fn add<'a>(table: &mut Chardevs, id: &'a str, backend: ChardevBackend<'a>) -> std::string::String {
         match table.add(&ChardevAddArgs { id, backend }) {
             Ok(made) => std::format!("{made:?}"),
             Err(error) => error.description().into(),
