@@ -11,14 +11,22 @@ use super::{
 /// Room in the writer without which nothing is begun: more than any one piece of punctuation or key word.
 const ROOM: usize = 16;
 
+/// Bytes of objects that are looked through in one step, less the last one's: all of an object is, three times, to find each of
+/// its members, so that the largest message takes a step for every two of them and no step takes more than a millisecond.
+const WORK_BYTES: usize = 128 * 1024;
+
 /// A container that is being printed.
 #[derive(Clone, Copy, Debug)]
 struct Level {
     /// Offset of its header.
     header: u32,
-    /// One more than the offset, in its content, of the element or key that is being printed; 0 before the first.
+    /// One more than the offset, in its content, of the element or key that was looked at last; 0 before the first. With
+    /// [`COMMA`] once there is something that the next one is to be kept apart from.
     cursor: u32,
 }
+
+/// Flag of a cursor; a message has far fewer bytes.
+const COMMA: u32 = 1 << 31;
 
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)] // the end is 0, see `Monitor::new`
@@ -53,13 +61,14 @@ impl Echo {
         at != 0
     }
 
-    /// Prints as much as there is room for. Returns whether that was the rest.
+    /// Prints as much as there is room for, unless that takes too long; it may be nothing. Returns whether that was the rest.
     pub(crate) fn step(&mut self, tape: &[u8], w: &mut Writer<'_>) -> bool {
-        while w.room() >= ROOM {
+        let mut work = 0;
+        while w.room() >= ROOM && work < WORK_BYTES {
             match self.place {
                 Place::Value(at) => self.value(tape, at, w),
                 Place::Text { node, done } => self.text(tape, node, done, w),
-                Place::Next => self.next(tape, w),
+                Place::Next => work = self.next(tape, w).saturating_add(work),
                 Place::End => return true,
             }
         }
@@ -143,17 +152,25 @@ impl Echo {
         found.map_or(end, |at| at.saturating_add(header).saturating_add(HEADER))
     }
 
-    fn next(&mut self, tape: &[u8], w: &mut Writer<'_>) {
+    /// Goes on to the next element or member. Returns how many bytes were looked through for that.
+    fn next(&mut self, tape: &[u8], w: &mut Writer<'_>) -> usize {
         let Some(level) = self.depth.checked_sub(1).and_then(|top| self.levels.get_mut(top)) else {
             self.place = Place::End;
-            return;
+            return 0;
         };
         let header = level.header as usize;
         let content = header.saturating_add(HEADER);
-        let last = level.cursor.checked_sub(1).map(|last| last as usize);
+        let last = (level.cursor & !COMMA).checked_sub(1).map(|last| last as usize);
         let object = Object::at(tape, header);
+        let work = object.map_or(0, Object::size);
         let next = match (object, last) {
-            (Some(object), last) => object.successor(last),
+            (Some(object), last) => match object.next_key(last) {
+                Some((at, true)) => {
+                    level.cursor = (level.cursor & COMMA) | (at as u32).saturating_add(1);
+                    return work;
+                }
+                next => next.map(|(at, _)| at),
+            },
             (None, None) => Some(0),
             (None, Some(last)) => {
                 Some(tape::skip(tape, content.saturating_add(last)).saturating_sub(content))
@@ -161,10 +178,10 @@ impl Echo {
         };
         match next {
             Some(next) if content.saturating_add(next) < tape::skip(tape, header) => {
-                if last.is_some() {
+                if level.cursor & COMMA != 0 {
                     w.bytes(b", ");
                 }
-                level.cursor = (next as u32).saturating_add(1);
+                level.cursor = COMMA | (next as u32).saturating_add(1);
                 let at = content.saturating_add(next);
                 if object.is_some() {
                     w.bytes(b"\"");
@@ -179,6 +196,7 @@ impl Echo {
                 self.after_value();
             }
         }
+        work
     }
 }
 

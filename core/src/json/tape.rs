@@ -363,8 +363,21 @@ impl<'a> Object<'a> {
 
     /// The key that is printed after the one at `last` (the first for `None`).
     ///
-    /// That is the smallest bucket and in it the latest insertion; a repeated name counts where it stands first.
-    pub(super) fn successor(self, last: Option<usize>) -> Option<usize> {
+    /// A repeated name counts where it stands first.
+    fn successor(self, mut last: Option<usize>) -> Option<usize> {
+        loop {
+            let (at, repeated) = self.next_key(last)?;
+            if !repeated {
+                return Some(at);
+            }
+            last = Some(at);
+        }
+    }
+
+    /// The next key in QEMU's order (the first for `None`), and whether its name stands in the object before it.
+    ///
+    /// That is the smallest bucket and in it the latest insertion. It takes one look at all members and one at those before.
+    pub(super) fn next_key(self, last: Option<usize>) -> Option<(usize, bool)> {
         let last = last.map(|at| (key_bucket(self.0, at), at));
         let mut best: Option<(u16, usize)> = None;
         let mut at = 0;
@@ -372,12 +385,19 @@ impl<'a> Object<'a> {
             let bucket = key_bucket(self.0, at);
             let after_last = last.is_none_or(|(b, a)| bucket > b || (bucket == b && at < a));
             let before_best = best.is_none_or(|(b, _)| bucket <= b);
-            if after_last && before_best && !self.repeated(at, bucket) {
+            // The name again that was found just now: it needs no look of its own.
+            let again = best.is_some_and(|(b, best)| bucket == b && self.key(best) == self.key(at));
+            if after_last && before_best && !again {
                 best = Some((bucket, at));
             }
             at = skip(self.0, skip(self.0, at));
         }
-        best.map(|(_, at)| at)
+        best.map(|(bucket, at)| (at, self.repeated(at, bucket)))
+    }
+
+    /// Bytes of its content.
+    pub(super) fn size(self) -> usize {
+        self.0.len()
     }
 
     /// Whether the name of the key at `at` stands in the object before it.

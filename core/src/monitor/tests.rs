@@ -322,6 +322,34 @@ fn a_loss_is_forgotten_by_a_new_client() {
     assert_eq!(rig.say(0, r#"{"execute":"qmp_capabilities"}"#), "{\"return\": {}}\r\n");
 }
 
+/// To find the next of an object's members in their order, all are looked at: an `id` with many would hold the guest up.
+#[test]
+fn an_id_with_many_members_is_printed_in_short_steps() {
+    const MEMBERS: usize = 2000;
+    for distinct in [true, false] {
+        let mut rig = Rig::negotiated();
+        let members: Vec<_> = (0..MEMBERS)
+            .map(|number| std::format!("\"k{}\":{number}", if distinct { number } else { 7 }))
+            .collect();
+        let message = std::format!("{{\"execute\":\"query-status\",\"id\":{{{}}}}}", members.join(","));
+        rig.lines[0].input.extend(message.bytes().map(Ok));
+        let (now, mut steps) = (rig.now(), 0);
+        while !rig.lines[0].output.ends_with(b"\n") {
+            rig.monitor.poll(0, &mut rig.lines[0], &mut rig.guest, now);
+            steps += 1;
+            assert!(steps < MEMBERS, "no end");
+        }
+        assert!(!distinct || steps > MEMBERS / 10, "{steps} steps");
+        let said = String::from_utf8(std::mem::take(&mut rig.lines[0].output)).unwrap();
+        let id = said.split_once("\"id\": {").and_then(|(_, rest)| rest.strip_suffix("}}\r\n")).unwrap();
+        let mut got: Vec<_> = id.split(", ").map(|member| member.replace(": ", ":")).collect();
+        got.sort();
+        let mut wanted = if distinct { members } else { std::vec![std::format!("\"k7\":{}", MEMBERS - 1)] };
+        wanted.sort();
+        assert_eq!(got, wanted);
+    }
+}
+
 #[test]
 fn a_client_that_vanishes_leaves_nothing_behind() {
     // In the middle of a string, of a number, of an escape, of a character, and after all of a message but its end.
