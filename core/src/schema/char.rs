@@ -111,8 +111,9 @@ types! {
         size: Option<i64>,
     }
 
-    /// A character device to be made. What few products have is not read before it is asked for.
+    /// A character device to be made.
     simple ChardevBackend<'a>: ChardevBackendKind {
+        // What few products have is boxed: it is read only where it is asked for.
         File(ChardevFile<'a>) = "file",
         Serial(ChardevHostdev<'a>) = "serial",
         Parallel(Boxed<'a, ChardevHostdev<'a>>) = "parallel",
