@@ -1,9 +1,10 @@
 //! What is run inside: the guest's files and Monovisor's command line, as `run` and `image` take them.
 
-use crate::emulator::Member;
+use crate::emulator::{self, Member};
 use crate::guest::{self, Files, Guest};
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use monovisor_loader::options::{GroupKind, Options};
 use monovisor_loader::{Kind, LoadError};
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,11 @@ impl Payload {
         if self.smp > 1 {
             words.extend(["-smp".into(), self.smp.to_string()]);
         }
+        for name in files_named(&self.more) {
+            if Path::new(&name).is_file() && members.iter().all(|member| member.name != name) {
+                members.push(Member { path: PathBuf::from(&name), name });
+            }
+        }
         words.extend(self.more.iter().cloned());
         let append = self.append.clone().unwrap_or(guest.append);
         if !append.is_empty() {
@@ -74,6 +80,17 @@ impl Payload {
         }
         Ok((words, members))
     }
+}
+
+/// The files that options name besides kernels: what disks show, and where character devices get their input from. What
+/// is made in Monovisor's store (`x-size`) is not asked for here, and what is not here may be there.
+fn files_named(words: &[String]) -> Vec<String> {
+    let mut line = emulator::command_line(words).into_bytes();
+    let options = Options::parse(&mut line);
+    let disks = options.groups(GroupKind::Drive).filter(|drive| drive.str("x-size").is_none());
+    let disks = disks.filter_map(|drive| drive.str("file"));
+    let inputs = options.groups(GroupKind::Chardev).filter_map(|chardev| chardev.str("input-path"));
+    disks.chain(inputs).map(str::to_owned).collect()
 }
 
 /// What kind of kernel a file is; an error where it is none.
@@ -120,6 +137,29 @@ mod tests {
             ["-kernel", &members[0].name, "-initrd", "/a/b.elf one two,c", "-append", "x"]
         );
         assert_eq!(prepare(&header, &[])?.0.len(), 4);
+        Ok(())
+    }
+
+    #[test]
+    fn files_of_disks_are_members_of_the_bundle() -> Result<()> {
+        let disk = std::env::temp_dir().join(format!("monovisor-payload-{},disk", std::process::id()));
+        std::fs::write(&disk, b"content")?;
+        let header = [0x1bad_b002u32, 0, 0xe452_4ffe].map(u32::to_le_bytes).concat();
+        let name = disk.to_str().context("a name")?;
+        let twice = format!("format=raw,file={},snapshot=on", name.replace(',', ",,"));
+        let made = format!("{twice},x-size=1M");
+        let more = |drive: &str| {
+            ["--", "-drive", drive, "-drive", "file=nowhere", "-drive", drive].map(String::from)
+        };
+        let members = |drive: &str| -> Result<Vec<Member>> {
+            let more = more(drive);
+            Ok(prepare(&header, &more.each_ref().map(String::as_str))?.1)
+        };
+        let found = members(&twice)?;
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[1].name.as_str(), &found[1].path), (name, &disk));
+        assert_eq!(members(&made)?.len(), 1);
+        std::fs::remove_file(&disk)?;
         Ok(())
     }
 

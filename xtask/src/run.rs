@@ -23,6 +23,9 @@ const QUIET: Duration = Duration::from_millis(300);
 /// The longest that is waited for it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// MiB of the bundle that every rig has RAM for.
+const BUNDLE_MIB: u32 = 32;
+
 /// What `--console` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Console {
@@ -166,7 +169,11 @@ fn prepare(options: &Options, directory: &Path) -> Result<Rig> {
     let image = build::board(options.board)?;
     let mut rig = Rig::new(options.board, image, directory.to_owned());
     rig.second = options.qmp_socket.len() > 1;
-    rig.memory_mib = options.payload.memory + HOST_EXTRA_MIB;
+    // What the bundle takes, and as much again for what is written above it.
+    let bundle: u64 =
+        members.iter().filter_map(|member| Some(std::fs::metadata(&member.path).ok()?.len())).sum();
+    let disks = u32::try_from(bundle >> 20).context("the files are too large")?.saturating_sub(BUNDLE_MIB);
+    rig.memory_mib = options.payload.memory + HOST_EXTRA_MIB + 2 * disks;
     rig.processors = options.payload.smp.max(1);
     (rig.options, rig.members) = (words, members);
     Ok(rig)
