@@ -21,20 +21,20 @@ pub fn limit(board: Board, seconds: u64) -> Duration {
 }
 
 /// Builds a binary once; the two threads do not get into each other's way.
-fn built(package: &str, binary: &str) -> Result<PathBuf> {
+fn built(build: impl FnOnce() -> Result<PathBuf>) -> Result<PathBuf> {
     static LOCK: Mutex<()> = Mutex::new(());
     let _guard = LOCK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    build::freestanding(package, binary)
+    build()
 }
 
 /// The image of a board.
 pub fn image(board: Board) -> Result<PathBuf> {
-    built(&board.package(), &board.package())
+    built(|| build::board(board))
 }
 
 /// One of our guest kernels.
 pub fn guest(name: &str) -> Result<PathBuf> {
-    built("monovisor-guests", name)
+    built(|| build::freestanding("monovisor-guests", name, &[]))
 }
 
 /// A bundle member.
