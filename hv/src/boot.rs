@@ -26,6 +26,7 @@ use crate::backend::Backend;
 use crate::balloon::RamMapping;
 use crate::clock::Clock;
 use crate::configure;
+use crate::guest::Guest;
 use crate::hypervisor::Hypervisor;
 use crate::launch::Launch;
 use crate::lines::{self, Ports};
@@ -35,7 +36,7 @@ use crate::policy::{cpuid, features};
 use crate::ram::GuestRam;
 use crate::services;
 use crate::state::Change;
-use crate::store;
+use crate::store::{self, Files};
 use crate::virtio;
 
 /// Frames for second-level tables: one for each GiB of guest RAM that has to be mapped by 2 MiB pages, and a few for the
@@ -130,34 +131,48 @@ where
             {
                 shared.set_mapping(mapping);
             }
-            let mut links = virtio::Links::new();
-            let attached = machine
-                .with(|devices| virtio::attach(&mut devices.pc, shared, &launch.options, files, &mut links));
-            launch.incomplete = attached.is_err();
-            let loaded = launch.load(machine);
-            let hypervisor = HYPERVISOR.put(|| Hypervisor::new(Some(machine), launch, files));
-            report_options(hypervisor);
-            if let Err(error) = attached {
-                hypervisor.fail(format_args!("{error}"));
-            }
-            if let Err((group, error)) = hypervisor.connect(links) {
-                let (option, driver) = (group.kind().option(), group.driver());
-                hypervisor.launch.incomplete = true;
-                hypervisor.fail(format_args!("-{option} {driver}: {}", error.description()));
-            }
-            if let Err(error) = loaded {
-                hypervisor.fail(format_args!("{error}"));
-            }
-            begin(hypervisor);
-            services::serve(hypervisor, ports)
+            serve_guest(machine, shared, launch, files, ports)
         }
-        Err(error) => {
-            let hypervisor = HYPERVISOR.put(|| Hypervisor::new(None, launch, files));
-            report_options(hypervisor);
-            hypervisor.fail(format_args!("{error}"));
-            services::serve(hypervisor, ports)
-        }
+        Err(error) => serve_none(&error, launch, files, ports),
     }
+}
+
+/// Gives a guest its devices and its kernel, starts it and serves it: the same for both vendors.
+fn serve_guest(
+    guest: &'static mut dyn Guest,
+    shared: &'static Shared,
+    launch: &'static mut Launch,
+    files: Files,
+    ports: Ports,
+) -> ! {
+    let mut links = virtio::Links::new();
+    let attached =
+        shared.with(0, |devices| virtio::attach(&mut devices.pc, shared, &launch.options, files, &mut links));
+    launch.incomplete = attached.is_err();
+    let loaded = launch.load(guest);
+    let hypervisor = HYPERVISOR.put(|| Hypervisor::new(Some(guest), launch, files));
+    report_options(hypervisor);
+    if let Err(error) = attached {
+        hypervisor.fail(format_args!("{error}"));
+    }
+    if let Err((group, error)) = hypervisor.connect(links) {
+        let (option, driver) = (group.kind().option(), group.driver());
+        hypervisor.launch.incomplete = true;
+        hypervisor.fail(format_args!("-{option} {driver}: {}", error.description()));
+    }
+    if let Err(error) = loaded {
+        hypervisor.fail(format_args!("{error}"));
+    }
+    begin(hypervisor);
+    services::serve(hypervisor, ports)
+}
+
+/// Serves the monitor alone, where there is no guest because of `error`.
+fn serve_none(error: &dyn core::fmt::Display, launch: &'static mut Launch, files: Files, ports: Ports) -> ! {
+    let hypervisor = HYPERVISOR.put(|| Hypervisor::new(None, launch, files));
+    report_options(hypervisor);
+    hypervisor.fail(format_args!("{error}"));
+    services::serve(hypervisor, ports)
 }
 
 /// What is wrong with the command line keeps the guest from starting: it is not the one that was asked for.
@@ -321,8 +336,24 @@ where
     // map what was carved for the guest and nothing else.
     let vcpu = unsafe { P::new(memory, &settings) }.map_err(MakeError::Processor)?;
 
+    let shared = share(options, size, ram, clock, console);
+    let parts = Parts { cpuid: context, allowed, intel };
+    let mut machine = Machine::new(vcpu, 0, shared, &parts);
+    start_others::<P>(options.cpus, Plan { settings, parts })?;
+    machine.cold().reset_all(false);
+    Ok((machine, tables))
+}
+
+/// Makes what the processors of a guest with so much RAM share: the same for both vendors.
+fn share(
+    options: &Options<'_>,
+    ram_size: u64,
+    ram: &'static GuestRam,
+    clock: Clock,
+    console: Option<Uart>,
+) -> &'static Shared {
     let address_bits = host_cpuid(0x8000_0008, 0).eax as u8;
-    let [(_, low_ram), (_, high_ram)] = e820::ram(size);
+    let [(_, low_ram), (_, high_ram)] = e820::ram(ram_size);
     let config = PcConfig {
         vcpus: options.cpus,
         tsc_hz: clock.tsc_hz(),
@@ -331,17 +362,11 @@ where
         high_ram,
         debug_exit: configure::debug_exit(options),
     };
-    let make_pc = || {
+    SHARED.call_once(|| {
         let mut pc = Pc::new(&config);
         configure::add(options, &mut pc);
-        pc
-    };
-    let shared = SHARED.call_once(|| Shared::new(make_pc(), &SLOTS, ram, clock, Backend::new(console)));
-    let parts = Parts { cpuid: context, allowed, intel };
-    let mut machine = Machine::new(vcpu, 0, shared, &parts);
-    start_others::<P>(options.cpus, Plan { settings, parts })?;
-    machine.cold().reset_all(false);
-    Ok((machine, tables))
+        Shared::new(pc, &SLOTS, ram, clock, Backend::new(console))
+    })
 }
 
 /// Frames for the second-level tables of a guest with so much RAM. Where pages can be taken from the guest, there is one
