@@ -69,7 +69,7 @@ impl Hypervisor<'_> {
         let drive = Drive::new(options.groups(GroupKind::Drive).nth(number)?).ok()?;
         let disk = &mut self.disk;
         disk.name.clear();
-        if let DriveName::Made(word, index) = drive_name(options, number, &drive) {
+        if let DriveName::Made(word, index) = drive_name(options, number, &drive.group) {
             // It fits.
             let _ = write!(disk.name, "{word}{index}");
         }
@@ -404,9 +404,8 @@ mod tests {
     #[test]
     fn drives_without_a_name_are_numbered_by_interface() {
         let options = options("-drive file=a -drive file=b,if=none -drive file=c,index=7 -drive file=d,id=d");
-        let drives = options.groups(GroupKind::Drive).map(|group| Drive::new(group).unwrap());
-        let names: Vec<_> =
-            drives.enumerate().map(|(number, drive)| drive_name(&options, number, &drive)).collect();
+        let drives = options.groups(GroupKind::Drive).enumerate();
+        let names: Vec<_> = drives.map(|(number, group)| drive_name(&options, number, &group)).collect();
         let made = |word, number| DriveName::Made(word, number);
         let want = [made("virtio", 0), made("none", 0), made("virtio", 7), DriveName::Given("d")];
         assert_eq!(names, want);

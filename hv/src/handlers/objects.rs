@@ -97,19 +97,16 @@ impl Hypervisor<'_> {
 
 /// What is on the bus of what the command line asks for.
 fn placed(options: &Options<'static>, pc: &Pc) -> Vec<Placed, MAX_FUNCTIONS> {
-    let slots = pc.pci_functions().filter(|function| function.address.slot >= layout::PCI_SLOT_FIRST_FREE);
-    let placed = virtio::asked(options).zip(slots).map(|(asked, function)| Placed {
-        model: asked.model,
-        group: asked.group,
-        slot: function.address.slot,
-        vectors: function.vectors,
-        drive: asked.drive.map(|(number, drive)| virtio::drive_name(options, number, &drive)),
-        serial: asked.drive.and_then(|(_, drive)| drive.serial).unwrap_or_default(),
-        // There are no more lists than that.
-        anonymous: asked.anonymous as u8,
+    let mut slots =
+        pc.pci_functions().filter(|function| function.address.slot >= layout::PCI_SLOT_FIRST_FREE);
+    let mut all = Vec::new();
+    virtio::asked(options, &mut |asked| {
+        if let Some(function) = slots.next() {
+            // A bus has no more than there are places for.
+            let _ = all.push(Placed::new(options, &asked, function.address.slot, function.vectors));
+        }
     });
-    // A bus has no more than there are places for.
-    placed.take(MAX_FUNCTIONS).collect()
+    all
 }
 
 impl Objects for Hypervisor<'_> {

@@ -13,9 +13,10 @@ use monovisor_core::json::{Emit, Writer};
 use monovisor_devices::DebugExit;
 use monovisor_devices::pc::MAX_FUNCTIONS;
 use monovisor_devices::virtio::balloon::STATISTIC_KINDS;
+use monovisor_loader::Options;
 use monovisor_loader::options::{Group, GroupKind};
 
-use crate::virtio::{DriveName, Kind, Model, Property, VECTORS};
+use crate::virtio::{Asked, DriveName, Kind, Model, VECTORS, drive_name};
 pub use types::Type;
 use types::{
     APIC, CONTAINER, DEBUG_EXIT, HOST_BRIDGE, HOST_CPU, HPET, IOAPIC, ISA_BRIDGE, KEYBOARD, KVM_CLOCK, PC,
@@ -208,6 +209,19 @@ pub struct Object {
 }
 
 impl Placed {
+    /// What the command line asks for, at its place.
+    pub fn new(options: &Options<'static>, asked: &Asked, slot: u8, vectors: u8) -> Self {
+        Self {
+            model: asked.model,
+            group: asked.group,
+            slot,
+            vectors,
+            drive: asked.drive.map(|(number, group)| drive_name(options, number, &group)),
+            serial: asked.drive.and_then(|(_, group)| group.str("serial")).unwrap_or_default(),
+            anonymous: asked.anonymous,
+        }
+    }
+
     /// The operator's name of it: a drive's name is not its device's.
     fn id(&self) -> Option<&'static str> {
         self.group.id().filter(|_| self.group.kind() == GroupKind::Device)
@@ -441,10 +455,8 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
-    use monovisor_loader::Options;
-
     use super::*;
-    use crate::virtio::{self, Asked, drive_name};
+    use crate::virtio;
 
     fn largest() -> Machine {
         let line = "-device virtio-balloon-pci,id=bal0,vectors=2 -drive file=d,serial=s1,id=d1,if=none \
@@ -452,15 +464,11 @@ mod tests {
                     -device virtio-serial-pci -device virtio-keyboard-pci -device virtio-mouse-pci \
                     -device virtio-tablet-pci,serial=t -drive file=y,id=named";
         let options = Options::parse(line.as_bytes().to_vec().leak());
-        let placed = |(index, asked): (usize, Asked)| Placed {
-            model: asked.model,
-            group: asked.group,
-            slot: 4 + index as u8,
-            vectors: 3,
-            drive: asked.drive.map(|(number, drive)| drive_name(&options, number, &drive)),
-            serial: asked.drive.and_then(|(_, drive)| drive.serial).unwrap_or_default(),
-            anonymous: asked.anonymous as u8,
-        };
+        let mut devices: Vec<Placed, MAX_FUNCTIONS> = Vec::new();
+        virtio::asked(&options, &mut |asked| {
+            let slot = 4 + devices.len() as u8;
+            devices.push(Placed::new(&options, &asked, slot, 3)).unwrap();
+        });
         let guest_stats = GuestStats { values: [u64::MAX; STATISTIC_KINDS], updated: 5, interval: 2 };
         Machine {
             kernel: "vmlinuz",
@@ -472,7 +480,7 @@ mod tests {
             hpet: true,
             debug_exit: Some(DebugExit { iobase: 0xf4, iosize: 4 }),
             test_device: true,
-            devices: virtio::asked(&options).enumerate().map(placed).collect(),
+            devices,
             guest_stats,
         }
     }

@@ -20,8 +20,6 @@ pub struct Drive<'a> {
     pub mode: Mode,
     /// Its serial number.
     pub serial: Option<&'a str>,
-    /// Its number among those of its interface, where the operator gives one.
-    pub index: Option<u32>,
     /// The operator's name of the node that shows the file's content.
     pub node: Option<&'a str>,
     /// How what is written is cached.
@@ -76,7 +74,7 @@ impl<'a> Drive<'a> {
         group.only_parameters(DRIVE)?;
         let read_only = group.bool("readonly")?.or(group.bool("read-only")?).unwrap_or(false);
         let snapshot = group.bool("snapshot")?.unwrap_or(false);
-        let index = group.unsigned("index", 32)?.map(|index| index as u32);
+        group.unsigned("index", 32)?;
         let cache = named(&group, "cache", &CACHES)?.unwrap_or(CACHES[0].1);
         let node = group.str("node-name");
         if node.is_some_and(|name| name.is_empty() || name.len() > NODE_NAME) {
@@ -98,10 +96,9 @@ impl<'a> Drive<'a> {
         Ok(Self {
             group,
             file: group.required("file")?,
-            with_device: group.str("if") != Some("none"),
+            with_device: has_device(&group),
             mode: Mode { read_only, snapshot, create },
             serial: group.str("serial"),
-            index,
             node,
             cache,
             on_read_error: on_read_error.unwrap_or(OnError::Report),
@@ -123,15 +120,21 @@ fn named<'a, T: Copy>(
     }
 }
 
+/// Whether a drive comes with a device of its own.
+pub fn has_device(group: &Group<'_>) -> bool {
+    group.str("if") != Some("none")
+}
+
 /// What a drive is called: its `id`, or else its interface and its number among those.
-pub fn name(options: &Options<'static>, number: usize, drive: &Drive<'static>) -> Name {
-    if let Some(id) = drive.group.id() {
+pub fn name(options: &Options<'static>, number: usize, group: &Group<'static>) -> Name {
+    if let Some(id) = group.id() {
         return Name::Given(id);
     }
-    let same = |other: &Drive<'_>| other.with_device == drive.with_device;
-    let earlier = options.groups(GroupKind::Drive).take(number).filter_map(|group| Drive::new(group).ok());
-    let index = drive.index.unwrap_or_else(|| earlier.filter(same).count() as u32);
-    Name::Made(if drive.with_device { "virtio" } else { "none" }, index)
+    let own = has_device(group);
+    let index = group.unsigned("index", 32).ok().flatten().map(|index| index as u32);
+    let earlier = options.groups(GroupKind::Drive).take(number);
+    let index = index.unwrap_or_else(|| earlier.filter(|other| has_device(other) == own).count() as u32);
+    Name::Made(if own { "virtio" } else { "none" }, index)
 }
 
 /// A drive's name.

@@ -203,31 +203,30 @@ pub struct Asked {
     pub model: &'static Model,
     /// The list that it comes from: its own, or that of a drive which comes with a device.
     pub group: Group<'static>,
-    /// Its drive, and the drive's number.
-    pub drive: Option<(usize, Drive<'static>)>,
+    /// Its drive's number and list.
+    pub drive: Option<(usize, Group<'static>)>,
     /// How many devices without a name there are before it, whatever they are.
-    pub anonymous: usize,
+    pub anonymous: u8,
 }
 
-/// What a command line asks for, in the order in which [`attach`] puts it on the bus.
-pub fn asked(options: &Options<'static>) -> impl Iterator<Item = Asked> {
-    let drives = || {
-        let all = options.groups(GroupKind::Drive).enumerate();
-        all.filter_map(|(number, group)| Some((number, Drive::new(group).ok()?)))
-    };
-    let nameless = |before| options.devices().take(before).filter(|device| device.id().is_none()).count();
-    let devices = options.devices().enumerate().filter_map(move |(place, group)| {
-        let mut named = drives().filter(|(_, drive)| drive.group.id().is_some());
-        let drive = named.find(|(_, drive)| drive.group.id() == group.str("drive"));
-        Some(Asked { model: model(group.driver())?, group, drive, anonymous: nameless(place) })
-    });
-    let with_device = drives().filter(|(_, drive)| drive.with_device);
-    devices.chain(with_device.enumerate().map(move |(place, drive)| Asked {
-        model: &MODELS[0],
-        group: drive.1.group,
-        drive: Some(drive),
-        anonymous: nameless(usize::MAX).saturating_add(place),
-    }))
+/// Shows what a command line asks for, in the order in which [`attach`] puts it on the bus.
+pub fn asked(options: &Options<'static>, visit: &mut dyn FnMut(Asked)) {
+    let mut anonymous = 0u8;
+    for group in options.devices() {
+        if let Some(model) = model(group.driver()) {
+            let wanted = group.str("drive");
+            let mut drives = options.groups(GroupKind::Drive).enumerate();
+            let drive = drives.find(|(_, drive)| wanted.is_some() && drive.id() == wanted);
+            visit(Asked { model, group, drive, anonymous });
+        }
+        anonymous = anonymous.saturating_add(group.id().is_none().into());
+    }
+    for (number, group) in options.groups(GroupKind::Drive).enumerate() {
+        if drive::has_device(&group) {
+            visit(Asked { model: &MODELS[0], group, drive: Some((number, group)), anonymous });
+            anonymous = anonymous.saturating_add(1);
+        }
+    }
 }
 
 /// Checks a `-drive` list.
