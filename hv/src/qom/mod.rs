@@ -16,7 +16,7 @@ use monovisor_devices::virtio::balloon::STATISTIC_KINDS;
 use monovisor_loader::Options;
 use monovisor_loader::options::{Group, GroupKind};
 
-use crate::virtio::{Asked, DriveName, Kind, Model, VECTORS, drive_name};
+use crate::virtio::{Asked, DriveName, Kind, Model, Property, VECTORS, drive_name};
 pub use types::Type;
 use types::{
     APIC, CONTAINER, DEBUG_EXIT, HOST_BRIDGE, HOST_CPU, HPET, IOAPIC, ISA_BRIDGE, KEYBOARD, KVM_CLOCK, PC,
