@@ -143,8 +143,9 @@ pub(super) struct Line {
     full: bool,
     /// Error bits of the line status that were read, and so cleared, before there was room for what they belong to.
     errors: u8,
-    /// An overrun came up, and since then the receive FIFO has not been seen empty.
-    suspect: bool,
+    /// Characters that may be from before an overrun that came up: what the receive FIFO can have held then, or less where it
+    /// has been empty since.
+    suspect: u8,
     interrupt_enable: u8,
     modem_control: u8,
     /// Wait for CTS before each burst.
@@ -218,7 +219,7 @@ impl Line {
             ring: Deque::new(),
             full: false,
             errors: 0,
-            suspect: false,
+            suspect: 0,
             interrupt_enable: 0,
             modem_control: 0,
             flow_control: false,
@@ -418,10 +419,10 @@ impl Line {
                 // A chip without FIFO loses the character before the one that it holds. One with a FIFO loses the newest,
                 // which came after all that the FIFO held then, and what it holds now may be from before or after that:
                 // it is an overrun on both sides, and what is in between is believed in no case.
-                self.suspect |= self.burst > 1 && status & LSR_DATA != 0;
+                self.suspect = if self.burst > 1 && status & LSR_DATA != 0 { FIFO } else { 0 };
             }
             if status & LSR_DATA == 0 {
-                if core::mem::take(&mut self.suspect) {
+                if core::mem::take(&mut self.suspect) > 0 {
                     self.push(Received::Error(LineError::Overrun));
                 }
                 return;
@@ -430,6 +431,12 @@ impl Line {
             self.counters.received = self.counters.received.wrapping_add(1);
             let received = self.judge(status, byte);
             self.push(received);
+            if self.suspect > 0 {
+                self.suspect -= 1;
+                if self.suspect == 0 {
+                    self.push(Received::Error(LineError::Overrun));
+                }
+            }
             status = self.input(LINE_STATUS);
         }
         self.errors = status & LSR_ERRORS;

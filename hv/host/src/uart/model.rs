@@ -21,6 +21,8 @@ pub struct Model {
     pub modem: u8,
     fifo_on: bool,
     received: VecDeque<(u8, u8)>,
+    /// What arrives as soon as there is room for it.
+    pub waits: VecDeque<u8>,
     overrun: bool,
     /// Characters in the transmitter.
     sending: usize,
@@ -122,7 +124,11 @@ impl Model {
         match register {
             DATA if divisor => self.divisor as u8,
             DIVISOR_HIGH if divisor => (self.divisor >> 8) as u8,
-            DATA => self.received.pop_front().map_or(0, |(byte, _)| byte),
+            DATA => {
+                let byte = self.received.pop_front().map_or(0, |(byte, _)| byte);
+                self.received.extend(self.waits.pop_front().map(|byte| (byte, 0)));
+                byte
+            }
             INTERRUPT_ENABLE => self.interrupt_enable,
             INTERRUPT_ID => {
                 let cause = self.cause();

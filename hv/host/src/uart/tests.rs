@@ -103,6 +103,19 @@ fn an_overrun_spoils_all_that_the_fifo_holds() {
 }
 
 #[test]
+fn an_overrun_spoils_no_more_than_a_fifo_holds() {
+    let mut line = fast();
+    arrive(b"0123456789abcdef!");
+    // The FIFO does not become empty for a long time: what comes then is as good as ever.
+    chip(COM1, |chip| chip.waits.extend(b"0123456789 and all the rest"));
+    line.interrupt();
+    let all = received(&mut line);
+    let lost = Err(LineError::Overrun);
+    assert_eq!((all.first(), all.get(17)), (Some(&lost), Some(&lost)));
+    assert_eq!(all[18..], bytes(b"0123456789 and all the rest"));
+}
+
+#[test]
 fn without_fifo_an_overrun_stands_before_the_character() {
     let mut line = line(Model::ns8250());
     arrive(b"01");
