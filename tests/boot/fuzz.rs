@@ -52,7 +52,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// reset; on Bochs three times that.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// Rounds may end badly, but most must be played: so many in a hundred at least.
+/// Rounds may end badly, but most must be played: so many in a hundred at least; with two processors, half of that.
 const PLAYED: u64 = 80;
 
 /// Reasons for `internal-error` that are documented: what no PC's software does and Monovisor does not emulate.
@@ -75,6 +75,9 @@ const DEVICES: &str = "-drive file=disk.img,format=raw,if=virtio,snapshot=on \
                        -device virtio-keyboard-pci -device virtio-mouse-pci -device virtio-tablet-pci \
                        -device pc-testdev";
 
+/// What the exits are shared out in: nine to the guest with one processor, one to that with two.
+const SHARES: u64 = 10;
+
 /// Lines of the guest's that are kept for messages.
 const RECENT: usize = 8;
 
@@ -90,6 +93,8 @@ struct Outcome {
     resets: u64,
     off: u64,
     unemulated: u64,
+    /// Its second processor had to be started anew.
+    lost: u64,
     /// It stood for long, and an NMI from outside had it go on.
     woken: u64,
     /// It was reset from outside, in HLT.
@@ -104,15 +109,19 @@ struct Outcome {
 pub fn run(board: Board, report: &Report) -> Result<()> {
     let settings = *SETTINGS.get().context("no settings")?;
     println!("fuzz on {}: seed {}", board.name(), settings.seed);
-    report.check(board, "fuzz::hostile guest", || {
-        play(board, settings).with_context(|| format!("seed {}", settings.seed))
-    });
+    for (name, processors, share) in [("hostile guest", 1, 9), ("hostile guest with two processors", 2, 1)] {
+        let (exits, limit) = (settings.exits / SHARES * share, settings.limit / processors);
+        let settings = Settings { exits, limit, ..settings };
+        report.check(board, &format!("fuzz::{name}"), || {
+            play(board, settings, processors).with_context(|| format!("seed {}", settings.seed))
+        });
+    }
     Ok(())
 }
 
-fn play(board: Board, settings: Settings) -> Result<()> {
+fn play(board: Board, settings: Settings, processors: u32) -> Result<()> {
     let kernel = rig::guest("fuzz")?;
-    let mut options = words("-m 64 -no-shutdown -name fuzz -kernel fuzz");
+    let mut options = words(&format!("-m 64 -smp {processors} -no-shutdown -name fuzz -kernel fuzz"));
     if board == Board::Qemu {
         options.extend(words("-append quirks=tcg"));
     }
@@ -121,8 +130,13 @@ fn play(board: Board, settings: Settings) -> Result<()> {
     let disk = directory.join(format!("{}-fuzz.img", board.name()));
     std::fs::write(&disk, vec![0x5a; DISK])?;
     options.extend(words(DEVICES));
-    let rig =
-        rig::describe(board, "fuzz", options, vec![member("fuzz", &kernel), member("disk.img", &disk)])?;
+    let mut rig = rig::describe(
+        board,
+        &format!("fuzz-{processors}"),
+        options,
+        vec![member("fuzz", &kernel), member("disk.img", &disk)],
+    )?;
+    rig.processors = processors;
     let mut driver = Driver {
         rig: Running::start(&rig)?,
         settings,
@@ -133,11 +147,23 @@ fn play(board: Board, settings: Settings) -> Result<()> {
     };
     let start = Instant::now();
     let played = driver.play();
-    let Outcome { exits, rounds, traps, resets, off, unemulated, woken, halted, loops, answers, slowest } =
-        driver.outcome;
+    let Outcome {
+        exits,
+        rounds,
+        traps,
+        resets,
+        off,
+        unemulated,
+        lost,
+        woken,
+        halted,
+        loops,
+        answers,
+        slowest,
+    } = driver.outcome;
     println!(
         "fuzz on {}: seed {}: {exits} exits in {rounds} rounds, {traps} traps, {:.0} s; {resets} resets, {off} times \
-         off, {unemulated} times not emulated, {woken} times woken up, {halted} times halted for good, {loops} times \
+         off, {unemulated} times not emulated, {lost} times without its second processor, {woken} times woken up, {halted} times halted for good, {loops} times \
          in a loop for good; {answers} answers, the slowest after {:.2} s",
         board.name(),
         settings.seed,
@@ -147,7 +173,10 @@ fn play(board: Board, settings: Settings) -> Result<()> {
     played.with_context(|| format!("in round {} or behind it", driver.next))?;
     driver.host_is_well()?;
     let tried = driver.next - settings.round;
-    ensure!(rounds * 100 >= tried * PLAYED, "only {rounds} of {tried} rounds were played to their end");
+    ensure!(
+        rounds * 100 >= tried * PLAYED / u64::from(processors),
+        "only {rounds} of {tried} rounds were played to their end"
+    );
     driver.rig.quit()
 }
 
@@ -271,9 +300,11 @@ impl Driver {
             } else if let Some(at) = line.find("ROUND ") {
                 let mut numbers = line[at + 6..].split(' ');
                 let mut number = || numbers.next()?.parse::<u64>().ok();
-                if let (Some(round), Some(exits), Some(traps)) = (number(), number(), number())
+                if let (Some(round), Some(exits), Some(traps), Some(lost)) =
+                    (number(), number(), number(), number())
                     && numbers.next() == Some("END")
                 {
+                    self.outcome.lost += lost;
                     ensure!(round >= self.next, "round {round} after round {}", self.next);
                     self.next = round + 1;
                     self.outcome.rounds += 1;

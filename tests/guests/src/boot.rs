@@ -130,6 +130,7 @@ TSS:
 PML4:
     .quad PDPT + 3
     .fill 511, 8, 0
+    .global PDPT
 PDPT:
     .quad PD + 3, PD + 0x1003, PD + 0x2003, PD + 0x3003
     .fill 508, 8, 0
@@ -148,6 +149,7 @@ PD:
     .section .bss.boot, "aw", @nobits
     .balign 16
     .fill 65536
+    .global boot_stack_top
 boot_stack_top:
     .fill 16384
 trap_stack_top:
@@ -169,6 +171,8 @@ unsafe extern "C" {
     pub static mut PD: [u64; 2048];
     /// The top-level page table.
     pub static mut PML4: [u64; 512];
+    /// The page-directory-pointer table of the identity map.
+    pub static mut PDPT: [u64; 512];
     static image_end: u8;
     static mut GDT: [u64; 9];
 }

@@ -3,6 +3,8 @@
 use super::Round;
 use super::code::{Code, FLAG_INTERRUPT, FLAG_IOPL, Level};
 use super::sandbox::{DATA, WINDOW, gpr};
+use super::second;
+use crate::smp;
 
 /// Ranges of ports with a device in them, first and last.
 const PORTS: [(u16, u16); 24] = [
@@ -259,6 +261,9 @@ const APIC_REGISTERS: [u32; 22] = [
 /// The local APIC and the I/O APIC as a driver would write them, with values that none would; interrupts come in.
 pub fn apics(round: &mut Round) {
     let mut code = Code::new();
+    if second::there() && round.random.once_in(4) {
+        to_the_other(round, &mut code);
+    }
     for _ in 0..10 {
         let register = round.random.pick(&APIC_REGISTERS);
         let value = round.message() as u32;
@@ -291,6 +296,23 @@ pub fn apics(round: &mut Round) {
         }
     }
     round.run(&mut code);
+}
+
+/// Messages from one processor to the other: NMI, and what takes the second one out of the middle of its work (SDM vol. 3,
+/// 11.6.1). What does so to the first, or starts the second one somewhere, ends the guest.
+fn to_the_other(round: &mut Round, code: &mut Code) {
+    const OTHERS: u32 = 3 << 18;
+    const ASSERT: u32 = 1 << 14;
+    let kind = if round.is_second && !round.deadly { 0 } else { round.random.below(24) };
+    let page = if round.deadly { round.random.bits() as u32 & 0xff } else { (smp::PAGE >> 12) as u32 };
+    for command in match kind {
+        0..=20 => [4 << 8, 4 << 8],
+        21 => [5 << 8 | ASSERT, 4 << 8],
+        22 => [5 << 8 | ASSERT, 6 << 8 | ASSERT | page],
+        _ => [6 << 8 | ASSERT | page, 5 << 8],
+    } {
+        code.load(7, 0xfee0_0300).exit(&store(command | OTHERS));
+    }
 }
 
 /// `mov dword ptr [rdi], value`

@@ -12,6 +12,7 @@ pub mod processor;
 pub mod quirks;
 pub mod random;
 pub mod sandbox;
+pub mod second;
 pub mod virtio;
 pub mod watchdog;
 
@@ -32,8 +33,9 @@ const DEADLY: u64 = 24;
 
 const APIC_BASE: u32 = 0x1b;
 const EFER: u32 = 0xc000_0080;
-/// IA32_APIC_BASE after reset: address, enabled, bootstrap processor.
-const APIC_BASE_RESET: u64 = 0xfee0_0900;
+/// IA32_APIC_BASE after reset: address, enabled; and the bit of the bootstrap processor.
+const APIC_BASE_RESET: u64 = 0xfee0_0800;
+const APIC_BASE_FIRST: u64 = 1 << 8;
 /// EFER of this kernel, as the entry code makes it: LMA, LME, NXE.
 const EFER_GOOD: u64 = 1 << 10 | 1 << 8 | 1 << 11;
 
@@ -43,6 +45,8 @@ pub struct Round {
     pub random: Random,
     /// It may end the guest.
     pub deadly: bool,
+    /// The second processor plays it, while the first one plays the same number of its own.
+    pub is_second: bool,
     /// CR0 of this kernel.
     pub cr0: u64,
     /// CR4 of this kernel.
@@ -51,6 +55,14 @@ pub struct Round {
     devices: virtio::Devices,
     exits: u64,
     traps: u64,
+}
+
+/// What is found once, before anything is spoiled.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    devices: virtio::Devices,
+    /// `trace` on the command line names each step as it begins, to find the one that ends the guest.
+    trace: bool,
 }
 
 /// A kind of abuse, and how often it gets its turn.
@@ -75,12 +87,12 @@ const STEPS_OF_A_ROUND: [Step; 14] = [
 
 impl Round {
     /// The round `number` of `seed`.
-    fn new(seed: u64, number: u64, devices: virtio::Devices) -> Self {
-        let random = Random::new(seed, number);
-        let trace = crate::boot::command_line().contains("trace");
+    fn new(seed: u64, number: u64, found: &Found, is_second: bool) -> Self {
+        let random = Random::new(if is_second { !seed } else { seed }, number);
+        let Found { devices, trace } = found.clone();
         let deadly = number % DEADLY == DEADLY - 1;
         let (cr0, cr4) = (crate::read_cr!("cr0"), crate::read_cr!("cr4"));
-        Self { random, deadly, cr0, cr4, trace, devices, exits: 0, traps: 0 }
+        Self { random, deadly, is_second, cr0, cr4, trace, devices, exits: 0, traps: 0 }
     }
 
     /// A value for a register.
@@ -150,15 +162,16 @@ impl Round {
 
     /// Puts back what the handler does not.
     pub fn restore(&mut self) {
+        let base = APIC_BASE_RESET | if self.is_second { 0 } else { APIC_BASE_FIRST };
         // SAFETY: the values are those that this kernel was started with.
         unsafe {
             if rdmsr(EFER) != EFER_GOOD {
                 wrmsr(EFER, EFER_GOOD);
             }
-            if rdmsr(APIC_BASE) != APIC_BASE_RESET {
+            if rdmsr(APIC_BASE) != base {
                 // From x2APIC mode the way leads through being off (SDM vol. 3, 11.12.5).
-                wrmsr(APIC_BASE, APIC_BASE_RESET & !0x800);
-                wrmsr(APIC_BASE, APIC_BASE_RESET);
+                wrmsr(APIC_BASE, base & !0x800);
+                wrmsr(APIC_BASE, base);
                 apic::enable();
             }
         }
@@ -168,24 +181,26 @@ impl Round {
     /// Puts the devices where a round begins: interrupts masked and off, PCI functions where they were.
     fn clean(&mut self) {
         self.restore();
-        apic::init_pic(0xffff);
         apic::enable();
-        self.devices.restore();
+        if !self.is_second {
+            apic::init_pic(0xffff);
+            self.devices.restore();
+        }
         // SAFETY: the arena is there for hostile code alone.
         unsafe { core::ptr::write_bytes(DATA as *mut u8, 0, 0x8000) };
     }
 
-    fn play(&mut self) {
-        self.clean();
+    /// Plays the round; `ended` says that it is to end before its time.
+    fn play(&mut self, ended: impl Fn() -> bool) {
         let all: u64 = STEPS_OF_A_ROUND.iter().map(|step| step.0).sum();
         for _ in 0..STEPS {
-            if self.exits >= EXITS {
+            if self.exits >= EXITS || ended() {
                 return;
             }
             let mut at = self.random.below(all);
             for (weight, name, step) in STEPS_OF_A_ROUND {
                 if at < weight {
-                    if self.trace {
+                    if self.trace && !self.is_second {
                         console::init();
                         println!("{name}");
                     }
@@ -202,14 +217,15 @@ impl Round {
 pub fn serve() -> ! {
     quirks::set_tcg(crate::boot::option("quirks") == Some("tcg"));
     sandbox::init(!quirks::tcg());
-    let devices = virtio::Devices::find();
-    println!("VIRTIO {}", devices.count());
+    let found =
+        Found { devices: virtio::Devices::find(), trace: crate::boot::command_line().contains("trace") };
+    println!("VIRTIO {}", found.devices.count());
     // What everything rests on: code that waits for good comes back.
     let mut code = Code::new();
     let trap = code.exit(&[0xfa, 0xf4]).run_watched().0;
     println!("WATCHDOG {}", if trap.vector == 2 { "good" } else { "bad" });
+    println!("PROCESSORS {}", second::init(&found));
     let mut line = [0; 80];
-    // `trace` on the command line names each step as it begins, to find the one that ends the guest.
     println!("READY");
     loop {
         let text = console::read_line(&mut line);
@@ -223,10 +239,13 @@ pub fn serve() -> ! {
         };
         println!("seed {seed}");
         for number in first..=last {
-            let mut round = Round::new(seed, number, devices.clone());
-            round.play();
+            let mut round = Round::new(seed, number, &found, false);
+            round.clean();
+            second::begin(seed, number);
+            round.play(|| false);
+            let (exits, lost) = second::end();
             console::init();
-            print!("\nROUND {number} {} {} END\n", round.exits, round.traps);
+            print!("\nROUND {number} {} {} {} END\n", round.exits + exits, round.traps, u8::from(lost));
         }
         println!("FINISHED");
     }

@@ -68,7 +68,7 @@ pub fn msrs(round: &mut Round) {
             let mut value = if (0x800..0x840).contains(&msr) { round.message() } else { round.value() };
             // Where a hypervisor writes by itself: half of the time where it does no harm to this kernel.
             if msr >> 8 == 0x4b_564d && round.random.once_in(2) {
-                value = DATA + 0x4000 + (value & 0xfff);
+                value = sandbox::physical(DATA) + 0x4000 + (value & 0xfff);
             }
             code.load(0, value as u32).load(2, (value >> 32) as u32);
         }
@@ -236,7 +236,7 @@ pub fn tables(round: &mut Round) {
                 next
             }
             // A leaf, anywhere: RAM that may be spoiled, devices, nothing.
-            _ if round.random.once_in(2) => DATA + (round.random.below(16) << 12),
+            _ if round.random.once_in(2) => sandbox::physical(DATA) + (round.random.below(16) << 12),
             _ if round.random.once_in(2) => round.device_address() & !0xfff,
             _ => round.random.bits() & 0x3f_ffff_f000,
         };
@@ -251,15 +251,16 @@ pub fn tables(round: &mut Round) {
         // SAFETY: the area is there for tables.
         unsafe { ((TABLES + table * 0x1000 + index * 8) as *mut u64).write(entry) };
     };
+    let tables = sandbox::physical(TABLES);
     put(0, 0, sandbox::anchor());
     for index in 1..512 {
         put(0, index, 0);
     }
     for index in 0..8 {
         let [top, middle, low, leaf] = [
-            entry(round, Some(TABLES + 0x1000)) & !0x80,
-            entry(round, Some(TABLES + 0x2000)),
-            entry(round, Some(TABLES + 0x3000)),
+            entry(round, Some(tables + 0x1000)) & !0x80,
+            entry(round, Some(tables + 0x2000)),
+            entry(round, Some(tables + 0x3000)),
             entry(round, None),
         ];
         // A table where no RAM is ends the guest, and is for rounds that may.
@@ -267,9 +268,9 @@ pub fn tables(round: &mut Round) {
             0 if !round.deadly => entry & (1 << 63 | 0xfff) | next,
             _ => entry,
         };
-        put(0, 1 + index, tame(top, TABLES + 0x1000));
-        put(1, index, tame(middle, TABLES + 0x2000));
-        put(2, index, tame(low, TABLES + 0x3000));
+        put(0, 1 + index, tame(top, tables + 0x1000));
+        put(1, index, tame(middle, tables + 0x2000));
+        put(2, index, tame(low, tables + 0x3000));
         put(3, index, leaf);
     }
     let mut code = Code::new();
@@ -298,7 +299,7 @@ pub fn tables(round: &mut Round) {
             break;
         }
     }
-    round.run_watched_on(&mut code, TABLES);
+    round.run_watched_on(&mut code, tables);
     round.restore();
 }
 

@@ -5,6 +5,7 @@
 //! behind [`run`]. What it cannot put back (no IDT, no mappings, real mode) ends in a shutdown or in silence, and the
 //! machine is reset from outside.
 
+use super::second;
 use crate::boot::{PD, PML4, end_of_image};
 use crate::trap;
 use core::arch::global_asm;
@@ -26,10 +27,11 @@ pub const ARENA_END: u64 = TRAP_STACKS;
 /// A second view of the physical addresses from 0 on, 512 GiB.
 pub const WINDOW: u64 = 1 << 39;
 /// Stacks of the handlers, in a large page that only they write.
-const TRAP_STACKS: u64 = 0x380_0000;
+pub const TRAP_STACKS: u64 = 0x380_0000;
 /// The large page that this kernel is loaded to.
-const IMAGE: u64 = 0x100_0000;
-const LARGE: u64 = 2 << 20;
+pub const IMAGE: u64 = 0x100_0000;
+/// Bytes of a large page.
+pub const LARGE: u64 = 2 << 20;
 /// Entries of this kernel's descriptor table.
 pub const DESCRIPTORS: u64 = 9;
 /// So many NMIs in this kernel, between one piece of hostile code and the next, are a storm.
@@ -44,7 +46,7 @@ global_asm!(
 fuzz_trap:
     cld
     push rax
-    lea rax, [rip + PML4]
+    mov rax, [rip + {home}]
     mov cr3, rax
     cmp byte ptr [rip + {inside}], 0
     je 8f
@@ -166,6 +168,7 @@ fuzz_enter:
     pop r15
     iretq
 "#,
+    home = sym HOME,
     inside = sym INSIDE,
     cr0 = sym CR0,
     cr4 = sym CR4,
@@ -233,6 +236,11 @@ pub struct Trap {
 #[repr(C, align(4096))]
 struct Table([u64; 512]);
 
+/// What is to be added to an address in this kernel, its stacks and its hostile code, to have the physical one: 0 on the
+/// first processor.
+pub static mut OFFSET: u64 = 0;
+/// CR3 of this kernel.
+static mut HOME: u64 = 0;
 static mut INSIDE: u8 = 0;
 static mut CLEAR_DEBUG: u8 = 0;
 /// NMIs that came while this kernel was at work, since it last began something.
@@ -260,6 +268,8 @@ pub fn init(debug: bool) {
     let (cr0, cr4) = (crate::read_cr!("cr0"), crate::read_cr!("cr4"));
     // SAFETY: one CPU, called once before any of these is used; stacks and arena are RAM that nothing else uses.
     unsafe {
+        (&raw mut INSIDE).write_volatile(0);
+        (&raw mut HOME).write_volatile(physical(&raw const PML4 as u64));
         (&raw mut CLEAR_DEBUG).write_volatile(u8::from(debug));
         (&raw mut CR0).write_volatile(cr0);
         (&raw mut CR4).write_volatile(cr4);
@@ -271,16 +281,21 @@ pub fn init(debug: bool) {
         stacks.write_unaligned(TRAP_STACKS + 0x8000);
         stacks.add(1).write_unaligned(TRAP_STACKS + 0x1_0000);
 
-        TOP.0[0] = &raw const MIDDLE as u64 | PRESENT | WRITE | USER;
-        TOP.0[1] = &raw const FAR as u64 | PRESENT | WRITE | USER;
+        TOP.0[0] = physical(&raw const MIDDLE as u64) | PRESENT | WRITE | USER;
+        TOP.0[1] = physical(&raw const FAR as u64) | PRESENT | WRITE | USER;
         let leaves = (&raw mut LEAVES).cast::<u64>();
         for index in 0..4 {
-            MIDDLE.0[index] = leaves.add(512 * index) as u64 | PRESENT | WRITE | USER;
+            MIDDLE.0[index] = physical(leaves.add(512 * index) as u64) | PRESENT | WRITE | USER;
         }
         for index in 0..2048 {
             let entry = (&raw const PD).cast::<u64>().add(index).read();
             let entry = match index as u64 * LARGE {
                 IMAGE => entry & !WRITE,
+                page if page == second::SHARED
+                    || second::PAGES.contains(&page.wrapping_sub(second::DISTANCE)) =>
+                {
+                    entry & !WRITE
+                }
                 TRAP_STACKS => entry,
                 _ => entry | USER,
             };
@@ -289,8 +304,8 @@ pub fn init(debug: bool) {
                 NEAR.0[index] = entry;
             }
         }
-        NEAR_MIDDLE.0[0] = &raw const NEAR as u64 | PRESENT | WRITE | USER;
-        NEAR_TOP.0[0] = &raw const NEAR_MIDDLE as u64 | PRESENT | WRITE | USER;
+        NEAR_MIDDLE.0[0] = physical(&raw const NEAR as u64) | PRESENT | WRITE | USER;
+        NEAR_TOP.0[0] = physical(&raw const NEAR_MIDDLE as u64) | PRESENT | WRITE | USER;
         for index in 0..512 {
             FAR.0[index] = (index as u64) << 30 | PRESENT | WRITE | USER | LARGE_PAGE;
         }
@@ -299,9 +314,15 @@ pub fn init(debug: bool) {
     }
 }
 
+/// The physical address of something of this kernel's, or of the first large page of the arena.
+pub fn physical(address: u64) -> u64 {
+    // SAFETY: written once, before this processor's kernel ran.
+    address + unsafe { (&raw const OFFSET).read_volatile() }
+}
+
 /// The tables that the code runs on, unless it is given others.
 pub fn tables() -> u64 {
-    &raw const TOP as u64
+    physical(&raw const TOP as u64)
 }
 
 /// Writes a copy of this kernel's descriptor table.
@@ -314,7 +335,7 @@ pub fn copy_descriptors(to: u64) {
 
 /// Tables that map RAM alone: what touches anything else faults by itself.
 pub fn ram_tables() -> u64 {
-    &raw const NEAR_TOP as u64
+    physical(&raw const NEAR_TOP as u64)
 }
 
 /// Entry 0 of the usual ones, which any other tables need to come back.

@@ -1,8 +1,10 @@
 //! Gets code back that loops or waits with interrupts off: the 8254's output as an NMI through the I/O APIC. LINT1 is set
 //! up too, so that an NMI from outside comes through where this one has been switched off.
 
+use super::second;
 use crate::apic;
 use crate::cpu::outp;
+use core::sync::atomic::Ordering::SeqCst;
 
 /// Time between two NMIs, in ticks of the 8254 (1,193,182 a second): about 10 ms.
 const TICKS: u16 = 12_000;
@@ -20,6 +22,7 @@ const TEST_LINES: [u16; 2] = [0x2000, 0x2002];
 
 /// Starts it; gives how many exits that took.
 pub fn arm() -> u64 {
+    second::shared().armed.fetch_add(1, SeqCst);
     // SAFETY: a device's register.
     unsafe { (HPET_CONFIGURATION as *mut u32).write_volatile(0) };
     for port in TEST_LINES {
@@ -36,8 +39,11 @@ pub fn arm() -> u64 {
 }
 
 /// Stops it: hostile code that sets up the 8254 must not get its output as NMIs, which may come faster than they are
-/// handled; gives how many exits that took.
+/// handled; gives how many exits that took. It goes on while another processor's code needs it.
 pub fn disarm() -> u64 {
+    if second::shared().armed.fetch_sub(1, SeqCst) > 1 {
+        return 0;
+    }
     apic::io_write(0x10 + 2 * PIN, MASKED);
     2
 }
