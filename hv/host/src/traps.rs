@@ -7,7 +7,7 @@
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
@@ -19,7 +19,7 @@ use x86_64::structures::tss::TaskStateSegment;
 
 use crate::cpu::MAX_CPUS;
 use crate::stack::{Stack, TRAP};
-use crate::{interrupts, log, power, secondary};
+use crate::{apic, cpu, interrupts, log, power, secondary};
 
 /// Selector of the host's 64-bit code segment.
 pub const CODE_SELECTOR: u16 = 0x08;
@@ -107,6 +107,9 @@ static TABLES: Tables = Tables {
     idt: UnsafeCell::new([[0; 2]; 256]),
 };
 
+/// A processor has found a defect: any other one stops at its next NMI.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
 /// NMIs taken in the host.
 static NMIS: AtomicU64 = AtomicU64::new(0);
 
@@ -174,7 +177,13 @@ monovisor_trap_common:
     .globl monovisor_trap_nmi
 monovisor_trap_nmi:
     lock inc qword ptr [rip + {nmis}]
+    cmp byte ptr [rip + {stopped}], 0
+    jne 2f
     iretq
+2:
+    cli
+    hlt
+    jmp 2b
 
     // Reads the MSR in EDI; RAX is its value, EDX 1. Where the processor refuses, #GP makes EDX 0.
     .globl monovisor_read_msr
@@ -196,6 +205,7 @@ monovisor_read_msr_refused:
 "#,
     trap = sym trap,
     nmis = sym NMIS,
+    stopped = sym STOPPED,
 );
 
 unsafe extern "C" {
@@ -373,14 +383,25 @@ const NAMES: [&str; 32] = [
 ];
 
 fn report(frame: &Frame) -> ! {
-    static REPORTING: AtomicBool = AtomicBool::new(false);
-    if REPORTING.swap(true, Ordering::Relaxed) {
+    /// All others, NMI, assert (SDM vol. 3, 11.6.1).
+    const STOP_OTHERS: u32 = 3 << 18 | 1 << 14 | 4 << 8;
+    const NOBODY: usize = usize::MAX;
+    /// Who reports.
+    static REPORTER: AtomicUsize = AtomicUsize::new(NOBODY);
+    let own = cpu_index();
+    match REPORTER.compare_exchange(NOBODY, own, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
         // An exception in the report of an exception: nothing that it needs can be trusted.
-        power::fail();
+        Err(first) if first == own => power::fail(),
+        Err(_) => cpu::stop(),
     }
+    // They might wait for a lock that is held here, or go on with what is broken. An NMI comes whatever they do, from a
+    // guest too.
+    STOPPED.store(true, Ordering::Release);
+    apic::send(0, STOP_OTHERS);
     log::break_lock();
     let name = NAMES.get(frame.vector as usize).copied().unwrap_or("unknown exception");
-    crate::error!("host exception on processor {}: {name}, error code {:#x}", cpu_index(), frame.error);
+    crate::error!("host exception on processor {own}: {name}, error code {:#x}", frame.error);
     if frame.vector == 14 {
         let what = match frame.error & 0x13 {
             0 => "read of an unmapped page",

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use spin::Once;
 use trampoline::Trampoline;
+use x86_64::registers::model_specific::Msr;
 
 use crate::cpu::MAX_CPUS;
 use crate::mtrr::MemoryTypes;
@@ -75,6 +76,10 @@ const HERE: u32 = 1;
 const READY: u32 = 2;
 /// Its TSC at the last question.
 static TSC: AtomicU64 = AtomicU64::new(0);
+/// IA32_TSC_ADJUST, where there is one: what software has added to the TSC since reset.
+const IA32_TSC_ADJUST: u32 = 0x3b;
+/// That of the first.
+static TSC_ADJUST: Once<u64> = Once::new();
 /// The MTRRs of the first.
 static MEMORY_TYPES: Once<MemoryTypes> = Once::new();
 /// Where it goes when it is set up: a `fn(usize) -> !`.
@@ -109,6 +114,9 @@ pub fn start(count: usize, main: fn(usize) -> !) -> Result<(), (usize, StartErro
     }
     let trampoline = Trampoline::new().map_err(|error| (1, error))?;
     MEMORY_TYPES.call_once(MemoryTypes::read);
+    if let Some(adjust) = traps::read_msr(IA32_TSC_ADJUST) {
+        TSC_ADJUST.call_once(|| adjust);
+    }
     MAIN.store(main as usize, Ordering::Relaxed);
     let result =
         (1..count).try_for_each(|index| start_one(index, &trampoline).map_err(|error| (index, error)));
@@ -201,6 +209,14 @@ extern "C" fn enter(index: usize) -> ! {
     {
         // SAFETY: those of the first processor; interrupts are off.
         unsafe { types.write() };
+    }
+    // The TSCs have run from one reset; what firmware has added since to one and not to the other is taken back (SDM vol. 3,
+    // 18.17.3).
+    if let Some(first) = TSC_ADJUST.get()
+        && traps::read_msr(IA32_TSC_ADJUST).is_some_and(|own| own != *first)
+    {
+        // SAFETY: the MSR is there, since it was read; nothing on this processor depends on its TSC yet.
+        unsafe { Msr::new(IA32_TSC_ADJUST).write(*first) };
     }
     let main = MAIN.load(Ordering::Relaxed);
     PROGRESS.store(READY, Ordering::Release);
