@@ -13,10 +13,15 @@ pub struct Budget {
     pub host_ram: u64,
     /// The deepest chain of calls on the main stack, in bytes.
     pub stack: u64,
+    /// The same on a further processor's main stack, from [`OTHER_MAIN`] on, in bytes.
+    pub other_stack: u64,
 }
 
 /// The main stack's symbol.
 pub const MAIN_STACK: &str = "monovisor_stack_main";
+
+/// Part of the symbols of the function that a further processor runs, on a stack of its own.
+pub const OTHER_MAIN: &str = "4boot9run_other";
 
 /// What is in the file and loaded, in bytes. A guest with one processor and no virtio fitted 384 KiB; each of the device models,
 /// and the monitor's commands for them, needs room of its own.
@@ -24,7 +29,7 @@ pub const IMAGE: u64 = 512 << 10;
 
 /// The budget of a board. They share their code, and so their limits.
 pub const fn of(_board: Board) -> Budget {
-    Budget { image: IMAGE, zeroed: 2 << 20, host_ram: 4 << 20, stack: 88 << 10 }
+    Budget { image: IMAGE, zeroed: 2 << 20, host_ram: 4 << 20, stack: 88 << 10, other_stack: 56 << 10 }
 }
 
 /// Code and constants of the monitor core with every command that is declared, in bytes.

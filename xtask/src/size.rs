@@ -89,9 +89,10 @@ pub fn measure(data: &[u8]) -> Result<Sizes> {
 /// Prints what an image costs; returns what is over its budget.
 fn report(board: Board, path: &Path, verbose: bool) -> Result<Vec<String>> {
     let data = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let Budget { image, zeroed, stack: stack_budget, .. } = budget::of(board);
+    let Budget { image, zeroed, stack: stack_budget, other_stack, .. } = budget::of(board);
     let sizes = measure(&data)?;
     let deepest = stack::analyse(&data)?;
+    let other = stack::analyse_from(&data, budget::OTHER_MAIN)?;
     println!("{}", board.name());
     let mut over = Vec::new();
     let mut line = |what: &str, bytes: u64, budget: u64| {
@@ -104,11 +105,16 @@ fn report(board: Board, path: &Path, verbose: bool) -> Result<Vec<String>> {
     line("image, code and data", sizes.image(), image);
     line("static RAM (zeroed)", sizes.zeroed, zeroed);
     line("deepest stack", deepest.bytes, stack_budget);
+    line("deepest stack, further processors", other.bytes, other_stack);
     println!("  code {}, constants {}, data {}", sizes.code, sizes.constants, sizes.data);
     println!("  {} functions behind pointers, {} calls that close a cycle", deepest.pointers, deepest.cyclic);
     if verbose {
         println!("  deepest chain of calls:");
         for (name, frame) in &deepest.chain {
+            println!("    {frame:>6}  {}", readable(name));
+        }
+        println!("  deepest chain of calls, further processors:");
+        for (name, frame) in &other.chain {
             println!("    {frame:>6}  {}", readable(name));
         }
         println!("  largest symbols:");

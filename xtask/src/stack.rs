@@ -10,6 +10,11 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+/// Parts of the symbols of functions that begin an empty stack: the entry code and a further processor's start and main
+/// function. Their addresses are taken, but nothing calls them on top of something else.
+const BEGINNERS: [&str; 4] =
+    ["monovisor_entry", "monovisor_trampoline", "9secondary5enter", "4boot9run_other"];
+
 /// Bytes that CALL pushes.
 const RETURN_ADDRESS: u64 = 8;
 
@@ -74,6 +79,13 @@ impl Pointers {
         }
     }
 
+    /// Leaves out those that nobody calls.
+    fn leave_out(&mut self, uncalled: impl Fn(usize) -> bool) {
+        for functions in [&mut self.free, &mut self.tables].into_iter().chain(self.slots.values_mut()) {
+            functions.retain(|function| !uncalled(*function));
+        }
+    }
+
     fn behind(&self, target: Target) -> BTreeSet<usize> {
         match target {
             Target::Known(function) => BTreeSet::from([function]),
@@ -113,6 +125,22 @@ pub struct Deepest {
 
 /// Analyses an ELF image: the deepest chain from whatever function it starts, since entry code is beyond analysis.
 pub fn analyse(data: &[u8]) -> Result<Deepest> {
+    let (functions, pointers) = read(data)?;
+    deepest(&functions, &pointers, None).context("the image has no functions")
+}
+
+/// As [`analyse`], from the functions whose symbols contain `name`: the deepest of their chains.
+pub fn analyse_from(data: &[u8], name: &str) -> Result<Deepest> {
+    let (functions, pointers) = read(data)?;
+    (0..functions.len())
+        .filter(|function| functions[*function].name.contains(name))
+        .filter_map(|root| deepest(&functions, &pointers, Some(root)))
+        .max_by_key(|deepest| deepest.bytes)
+        .with_context(|| format!("the image has no function {name}"))
+}
+
+/// The functions of an ELF image with their calls, and those that are called through pointers.
+fn read(data: &[u8]) -> Result<(Vec<Function>, Pointers)> {
     let file = object::File::parse(data)?;
     let text: Vec<(u64, &[u8])> = file
         .sections()
@@ -137,7 +165,9 @@ pub fn analyse(data: &[u8]) -> Result<Deepest> {
             pointers.read(section.data().unwrap_or_default(), &index);
         }
     }
-    deepest(&functions, &pointers).context("the image has no functions")
+    pointers
+        .leave_out(|function| BEGINNERS.iter().any(|beginner| functions[function].name.contains(beginner)));
+    Ok((functions, pointers))
 }
 
 /// The functions, by address; a label of assembly code reaches to the next one.
@@ -294,8 +324,8 @@ struct Visit {
     next: usize,
 }
 
-/// The deepest chain from any function: depth first, each function once, with a stack of our own.
-fn deepest(functions: &[Function], pointers: &Pointers) -> Option<Deepest> {
+/// The deepest chain from `from`, or from any function: depth first, each function once, with a stack of our own.
+fn deepest(functions: &[Function], pointers: &Pointers, from: Option<usize>) -> Option<Deepest> {
     let edges = |function: usize| -> Vec<(u64, usize)> {
         let mut edges = BTreeMap::new();
         for call in &functions[function].calls {
@@ -310,7 +340,8 @@ fn deepest(functions: &[Function], pointers: &Pointers) -> Option<Deepest> {
     let mut via: Vec<Option<usize>> = vec![None; functions.len()];
     let mut open = vec![false; functions.len()];
     let mut cyclic = 0;
-    for root in 0..functions.len() {
+    let roots = from.map_or(0..functions.len(), |from| from..from + 1);
+    for root in roots.clone() {
         if depth[root].is_some() {
             continue;
         }
@@ -341,7 +372,7 @@ fn deepest(functions: &[Function], pointers: &Pointers) -> Option<Deepest> {
             }
         }
     }
-    let start = (0..functions.len()).max_by_key(|function| depth[*function])?;
+    let start = roots.max_by_key(|function| depth[*function])?;
     let mut chain = Vec::new();
     let mut at = Some(start);
     while let Some(function) = at {
