@@ -100,6 +100,11 @@ fn megabytes(board: Board) -> u32 {
 /// The guest's RAM in MiB.
 const MEMORY: i64 = 256;
 
+/// Not two, which several queues would need: with two processors the rig has ended now and then in the midst of this, by a triple
+/// fault of the host in QEMU that is not explained yet. With several Linux keeps time by the TSC only where CPUID says that it never
+/// stops or changes.
+const PROCESSORS: u32 = 1;
+
 /// Runs the group.
 pub fn run(board: Board, report: &Report) -> Result<()> {
     let directory = paths::cache("boot-tests")?.join(format!("{}-devices-files", board.name()));
@@ -107,7 +112,7 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
     let image = directory.join("disk.img");
     std::fs::write(&image, labelled(&directory)?)?;
     let mut names = NAMES.to_vec();
-    if processors(board) == 1 {
+    if PROCESSORS == 1 {
         names.push("clock-tsc");
     }
     let ours = [&names[..], &["clock-kvm-clock"]].concat();
@@ -127,7 +132,7 @@ fn under_monovisor(
 ) -> Result<()> {
     let said = directory.join("said.txt");
     std::fs::write(&said, SAID)?;
-    let mut rig = linux::describe(board, "devices", processors(board))?;
+    let mut rig = linux::describe(board, "devices", PROCESSORS)?;
     rig.options.extend(DEVICES.map(String::from));
     for (option, value) in [
         ("-drive", "file=disk.img,format=raw,if=none,id=d0,readonly=on"),
@@ -176,7 +181,16 @@ fn plain(directory: &Path, image: &Path, names: &[&str]) -> Result<()> {
     let line = |name| Socket::unix(&directory.join(name));
     let (serial, c0, c1) = (line("serial")?, line("c0")?, line("c1")?);
     let mut command = xtask::emulator::qemu();
-    command.args(["-cpu", "max", "-smp", "2", "-m", &MEMORY.to_string(), "-append", &files.append]);
+    command.args([
+        "-cpu",
+        "max",
+        "-smp",
+        &PROCESSORS.to_string(),
+        "-m",
+        &MEMORY.to_string(),
+        "-append",
+        &files.append,
+    ]);
     command.arg("-kernel").arg(&files.kernel);
     command.arg("-initrd").arg(files.initrd.context("no initramfs")?);
     command.args(["-serial", &format!("unix:{}", serial.address()?)]).args(DEVICES);
@@ -243,12 +257,6 @@ fn script(
             _ => {}
         }
     }
-}
-
-/// Several queues need several processors, but Bochs is slow. With several Linux keeps time by the TSC only where CPUID says
-/// that it never stops or changes.
-fn processors(board: Board) -> u32 {
-    if board == Board::Bochs { 1 } else { 2 }
 }
 
 /// A line of the script: which device, and what came of it.
