@@ -63,6 +63,17 @@ pub fn software_enable() {
     }
 }
 
+/// x2APIC mode, software-enabled, task priority 0: an end of interrupt is a WRMSR, as it is for the kernels of today.
+pub fn enable_x2apic() {
+    let base = rdmsr(0x1b);
+    // SAFETY: only the way to the local APIC changes; spurious vector 0xff.
+    unsafe {
+        crate::cpu::wrmsr(0x1b, base | 1 << 11 | 1 << 10);
+        crate::cpu::wrmsr(0x80f, 0x1ff);
+        crate::cpu::wrmsr(0x808, 0);
+    }
+}
+
 /// EOI, in the mode that the APIC is in.
 pub fn end_of_interrupt() {
     if rdmsr(0x1b) & 1 << 10 != 0 {

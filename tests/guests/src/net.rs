@@ -3,8 +3,8 @@
 
 use crate::cpu::outp;
 use crate::virtio::{
-    Descriptor, EVENT_IDX, VERSION_1, WRITE, config_read, config_write, read16, read32, write8, write16,
-    write32,
+    Descriptor, EVENT_IDX, Rings, VERSION_1, WRITE, config_read, config_write, read16, read32, write8,
+    write16, write32,
 };
 use core::ptr;
 use core::sync::atomic::{Ordering, fence};
@@ -31,38 +31,9 @@ const MRG_RXBUF: u32 = 1 << 15;
 const NO_VECTOR: u16 = 0xffff;
 
 #[repr(C, align(4096))]
-struct Rings {
-    descriptors: [Descriptor; SIZE],
-    available_flags: u16,
-    available: u16,
-    available_ring: [u16; SIZE],
-    used_event: u16,
-    pad: [u8; 2],
-    used_flags: u16,
-    used: u16,
-    used_ring: [[u32; 2]; SIZE],
-    available_event: u16,
-}
-
-impl Rings {
-    const NEW: Self = Self {
-        descriptors: [Descriptor::NONE; SIZE],
-        available_flags: 0,
-        available: 0,
-        available_ring: [0; SIZE],
-        used_event: 0,
-        pad: [0; 2],
-        used_flags: 0,
-        used: 0,
-        used_ring: [[0; 2]; SIZE],
-        available_event: 0,
-    };
-}
-
-#[repr(C, align(4096))]
 struct Memory {
-    sending: Rings,
-    receiving: Rings,
+    sending: Rings<SIZE>,
+    receiving: Rings<SIZE>,
     buffers: [[u8; BUFFER]; SIZE],
     frame: [u8; ROOM],
 }
@@ -79,7 +50,7 @@ enum Notify {
 
 /// One queue, with its rings.
 struct Queue {
-    rings: *mut Rings,
+    rings: *mut Rings<SIZE>,
     notify: Notify,
     number: u16,
     next: u16,
@@ -98,7 +69,7 @@ pub struct Cards {
 
 /// Starts the card in a slot with one of its queues; where `vector` is not 0, its interrupts come as that one.
 /// The features that were accepted come with it.
-fn start(slot: u8, number: u16, rings: *mut Rings, vector: u8) -> (Queue, u32) {
+fn start(slot: u8, number: u16, rings: *mut Rings<SIZE>, vector: u8) -> (Queue, u32) {
     // I/O, memory, bus master.
     config_write(slot, 4, config_read(slot, 4) | 7);
     let port = (config_read(slot, 0x10) & !3) as u16;

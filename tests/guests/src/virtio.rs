@@ -35,18 +35,34 @@ impl Descriptor {
     }
 }
 
+/// The three parts of a split queue of `SIZE` entries (virtio 1.2, 2.7), with what event indices add.
 #[repr(C, align(4096))]
-struct Rings {
-    descriptors: [Descriptor; SIZE],
-    available_flags: u16,
-    available: u16,
-    available_ring: [u16; SIZE],
-    used_event: u16,
+pub(crate) struct Rings<const SIZE: usize> {
+    pub(crate) descriptors: [Descriptor; SIZE],
+    pub(crate) available_flags: u16,
+    pub(crate) available: u16,
+    pub(crate) available_ring: [u16; SIZE],
+    pub(crate) used_event: u16,
     pad: [u8; 2],
-    used_flags: u16,
-    used: u16,
-    used_ring: [[u32; 2]; SIZE],
-    available_event: u16,
+    pub(crate) used_flags: u16,
+    pub(crate) used: u16,
+    pub(crate) used_ring: [[u32; 2]; SIZE],
+    pub(crate) available_event: u16,
+}
+
+impl<const SIZE: usize> Rings<SIZE> {
+    pub(crate) const NEW: Self = Self {
+        descriptors: [Descriptor::NONE; SIZE],
+        available_flags: 0,
+        available: 0,
+        available_ring: [0; SIZE],
+        used_event: 0,
+        pad: [0; 2],
+        used_flags: 0,
+        used: 0,
+        used_ring: [[0; 2]; SIZE],
+        available_event: 0,
+    };
 }
 
 /// What the device reads and writes for one request besides its data.
@@ -62,24 +78,13 @@ struct Request {
 
 #[repr(C, align(4096))]
 struct Memory {
-    rings: Rings,
+    rings: Rings<SIZE>,
     requests: [Request; SIZE],
     data: [[u8; BLOCK]; SIZE],
 }
 
 static mut MEMORY: Memory = Memory {
-    rings: Rings {
-        descriptors: [Descriptor::NONE; SIZE],
-        available_flags: 0,
-        available: 0,
-        available_ring: [0; SIZE],
-        used_event: 0,
-        pad: [0; 2],
-        used_flags: 0,
-        used: 0,
-        used_ring: [[0; 2]; SIZE],
-        available_event: 0,
-    },
+    rings: Rings::NEW,
     requests: [Request { table: [Descriptor::NONE; 3], kind: 0, reserved: 0, sector: 0, status: 0 }; SIZE],
     data: [[0; BLOCK]; SIZE],
 };

@@ -24,15 +24,7 @@ const LONG: usize = 45 * SEGMENT as usize;
 
 fn main() -> ! {
     apic::init_pic(0xffff);
-    // x2APIC: an end of interrupt is a WRMSR, as it is for the kernels of today.
-    let base = cpu::rdmsr(0x1b);
-    // SAFETY: only the way to the local APIC changes.
-    unsafe { cpu::wrmsr(0x1b, base | 1 << 11 | 1 << 10) };
-    // SAFETY: enables the local APIC, spurious vector 0xff; task priority 0.
-    unsafe {
-        cpu::wrmsr(0x80f, 0x1ff);
-        cpu::wrmsr(0x808, 0);
-    }
+    apic::enable_x2apic();
     let Some(mut cards) = Cards::start(VECTOR) else {
         println!("FAIL there are no two cards");
         power::off()
