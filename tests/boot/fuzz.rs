@@ -126,7 +126,8 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
 
 fn play(board: Board, settings: Settings, processors: u32) -> Result<()> {
     let kernel = rig::guest("fuzz")?;
-    let mut options = words(&format!("-m 64 -smp {processors} -no-shutdown -name fuzz -kernel fuzz"));
+    let options = words(&format!("-m 64 -smp {processors} -no-shutdown -name fuzz -kernel fuzz"));
+    let mut options = rig::with_x2apic(board, options);
     if board == Board::Qemu {
         options.extend(words("-append quirks=tcg"));
     }

@@ -60,7 +60,7 @@ const LAST: [(&str, End); 17] = [
 /// Runs the group.
 pub fn run(board: Board, report: &Report) -> Result<()> {
     let kernel = rig::guest("cases")?;
-    let options = words("-m 64 -no-shutdown -name cases -kernel cases");
+    let options = rig::with_x2apic(board, words("-m 64 -no-shutdown -name cases -kernel cases"));
     let mut rig = Running::start(&rig::describe(board, "guests", options, vec![member("cases", &kernel)])?)?;
     rig.console.expect("READY", limit(board, 20)).with_context(|| rig.tail())?;
     for suite in SUITES {

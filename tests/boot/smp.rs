@@ -53,6 +53,7 @@ fn too_many(board: Board) -> Result<()> {
 fn cases(board: Board, report: &Report) -> Result<()> {
     let processors = if board == Board::Bochs { 2 } else { 4 };
     let options = words(&format!("-m 64 -no-shutdown -smp {processors} -kernel cases"));
+    let options = rig::with_x2apic(board, options);
     let mut rig = rig::describe(board, "smp-cases", options, vec![member("cases", rig::guest("cases")?)])?;
     rig.processors = processors;
     let mut rig = Running::start(&rig)?;

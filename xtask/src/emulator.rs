@@ -17,10 +17,14 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// RAM of the rig besides the guest's, in MiB: Monovisor itself, the boot modules and the file store.
 pub const HOST_EXTRA_MIB: u32 = 128;
 
-/// The processor of a guest in Bochs, where nothing else is said. XSAVEC of Bochs 2.7 writes everything beyond SSE 160 bytes
-/// below the place where XRSTOR reads it (SDM vol. 1, 13.4.3), with Monovisor or without: a guest that uses both loses its
-/// vector registers at every switch of tasks.
-const BOCHS_CPU: [&str; 2] = ["-cpu", "host,-xsavec"];
+/// The processor of a guest in Bochs, where nothing else is said: without what Bochs 2.7 does wrong.
+///
+/// - XSAVEC writes everything beyond SSE 160 bytes below the place where XRSTOR reads it (SDM vol. 1, 13.4.3), with
+///   Monovisor or without: a guest that uses both loses its vector registers at every switch of tasks.
+/// - A physical interrupt that comes while a virtual one waits for RFLAGS.IF has the virtual one delivered at once, IF or
+///   not (against SDM vol. 3, 30.2.2), in place of the exit: a Linux that is in an interrupt handler then enters it again,
+///   and waits for its own lock for good. Monovisor has the processor deliver to guests in x2APIC mode only.
+const BOCHS_CPU: [&str; 2] = ["-cpu", "host,-xsavec,-x2apic"];
 
 /// A file of the boot bundle.
 #[derive(Clone, Debug)]
