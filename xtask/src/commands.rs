@@ -1,11 +1,7 @@
 //! `cargo xtask commands`: which QMP commands and events there are.
 
 use anyhow::Result;
-use monovisor_core::schema::docs;
-
-// The hypervisor's own list. It is made of the schema alone, so the rest of the hypervisor need not be built here.
-#[path = "../../hv/src/handlers/offered.rs"]
-mod offered;
+use monovisor_core::schema::{Offered, docs};
 
 /// What to show.
 #[derive(clap::Args, Debug)]
@@ -24,7 +20,7 @@ pub fn main(options: Options) -> Result<()> {
     if options.reference {
         docs::reference(&mut text)?;
     } else {
-        docs::status(&mut text, &offered::OFFERED)?;
+        docs::status(&mut text, &Offered::product())?;
     }
     print!("{text}");
     Ok(())

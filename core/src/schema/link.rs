@@ -22,7 +22,7 @@ const BUILTINS: [(&str, Builtin); 12] = [
     ("any", Builtin::Any),
 ];
 /// Room while linking. The linked tables have exactly the size they need.
-const MAX_TYPES: usize = 512;
+pub(super) const MAX_TYPES: usize = 512;
 const MAX_MEMBERS: usize = 2560;
 const MAX_WORDS: usize = 1024;
 const MAX_STRINGS: usize = 2048;
@@ -32,6 +32,7 @@ const MAX_EVENTS: usize = 64;
 const SLOTS: usize = 8192;
 
 /// Strings, each once.
+#[derive(Clone, Copy)]
 pub(super) struct Interner {
     pub(super) bytes: [u8; MAX_POOL],
     /// Where each string starts; the end of the last as well.
@@ -64,8 +65,17 @@ impl Interner {
         self.slots[self.slot(text.as_bytes())] - 1
     }
 
+    /// The text of an index.
+    pub(super) const fn get(&self, id: StrId) -> &[u8] {
+        let (start, end) = (self.starts[id as usize] as usize, self.starts[id as usize + 1] as usize);
+        self.bytes.split_at(end).0.split_at(start).1
+    }
+
     const fn add(&mut self, text: &str) -> StrId {
-        let text = text.as_bytes();
+        self.add_bytes(text.as_bytes())
+    }
+
+    pub(super) const fn add_bytes(&mut self, text: &[u8]) -> StrId {
         let slot = self.slot(text);
         if self.slots[slot] != 0 {
             return self.slots[slot] - 1;
@@ -102,8 +112,11 @@ impl Interner {
 }
 
 /// Everything, while it is put together.
+#[derive(Clone, Copy)]
 pub(super) struct Linker {
     pub(super) strings: Interner,
+    /// How many of the strings the tables hold.
+    pub(super) string_count: usize,
     /// Names of types, which no table holds.
     pub(super) type_names: Interner,
     pub(super) types: [Type; MAX_TYPES],
@@ -117,8 +130,10 @@ pub(super) struct Linker {
     pub(super) words: [StrId; MAX_WORDS],
     pub(super) word_count: usize,
     pub(super) commands: [Entity; MAX_COMMANDS],
+    /// How many of the commands the tables hold.
     pub(super) command_count: usize,
     pub(super) events: [Entity; MAX_EVENTS],
+    /// How many of the events the tables hold.
     pub(super) event_count: usize,
     /// Types and lists of types in the order of the introspection.
     pub(super) order: [Ref; MAX_TYPES],
@@ -144,6 +159,7 @@ impl Linker {
         };
         let mut linker = Self {
             strings: Interner::NEW,
+            string_count: 0,
             type_names: Interner::NEW,
             types: [none; MAX_TYPES],
             type_count: 0,
@@ -171,6 +187,15 @@ impl Linker {
             i += 1;
         }
         linker
+    }
+
+    /// The same commands and events, names of types and numbers, but no types and no strings.
+    pub(super) const fn without_types(&self) -> Self {
+        let mut new = *self;
+        new.strings = Interner::NEW;
+        new.strings.add("");
+        (new.type_count, new.member_count, new.word_count, new.order_count) = (0, 0, 0, 0);
+        new
     }
 
     /// A new type of this name.
@@ -551,5 +576,6 @@ pub(super) const fn link() -> Linker {
     }
     linker.empty = linker.resolve(TypeRef::one("Empty"), false);
     linker.number(linker.empty);
+    linker.string_count = linker.strings.count;
     linker
 }

@@ -15,6 +15,8 @@ pub mod docs;
 mod introspection;
 mod link;
 mod offered;
+pub mod product;
+mod reduce;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -98,12 +100,12 @@ pub const MODULES: &[decl::Module] = &[
     module!(ui, "ui"),
 ];
 
-/// A command that is declared. Commands are numbered by name.
+/// A command that is declared. Commands are numbered by name; in an image, those that are not of the [`product`] come last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Command(u8);
 
 impl Command {
-    /// How many commands are declared.
+    /// How many commands are declared; in an image, how many the [`product`] has.
     pub const COUNT: usize = tables::COMMAND_COUNT;
 
     /// The command of this name; the build stops where there is none.
@@ -140,7 +142,7 @@ impl Command {
         tables::COMMANDS.get(self.index()).map_or("", |entity| tables::text(entity.name))
     }
 
-    /// Its number, below [`Command::COUNT`].
+    /// Its number.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -151,12 +153,12 @@ impl Command {
     }
 }
 
-/// An event that is declared. Events are numbered by name.
+/// An event that is declared. Events are numbered by name; in an image, those that are not of the [`product`] come last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Event(u8);
 
 impl Event {
-    /// How many events are declared.
+    /// How many events are declared; in an image, how many the [`product`] has.
     pub const COUNT: usize = tables::EVENT_COUNT;
 
     /// The event of this name; the build stops where there is none.
@@ -179,7 +181,7 @@ impl Event {
         tables::EVENTS.get(self.index()).map_or("", |entity| tables::text(entity.name))
     }
 
-    /// Its number, below [`Event::COUNT`].
+    /// Its number.
     pub const fn index(self) -> usize {
         self.0 as usize
     }

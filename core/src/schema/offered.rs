@@ -1,7 +1,7 @@
 //! Which commands and events a product offers.
 
 use super::tables::{self, EMPTY, Kind, MEMBERS, NO_TAG, Ref, TYPE_COUNT, TYPES, introspected};
-use super::{Command, Event};
+use super::{Command, Event, product};
 
 /// Bits in a word of a set.
 const WORD: usize = 64;
@@ -82,6 +82,23 @@ impl Offered {
             at += 1;
         }
         offered
+    }
+
+    /// Offers what the [`product`] has.
+    pub const fn product() -> Self {
+        let mut commands = [Command(0); product::COMMANDS.len()];
+        let mut i = 0;
+        while i < commands.len() {
+            commands[i] = Command::named(product::COMMANDS[i]);
+            i += 1;
+        }
+        let mut events = [Event(0); product::EVENTS.len()];
+        let mut i = 0;
+        while i < events.len() {
+            events[i] = Event::named(product::EVENTS[i]);
+            i += 1;
+        }
+        Self::new(&commands, &events)
     }
 
     /// Marks a type that is used, and queues it where it is new.

@@ -1,11 +1,13 @@
 //! The declarations of all modules, linked at compile time into small tables of numbers.
 //!
 //! A type, a string or a member is an index here; strings lie in one pool, each once. The tables are all that a board
-//! image holds of the schema (28 KiB; a test has the limit), and everything at run time (visitor, introspection, offered sets) works
+//! image holds of the schema (12 KiB, as it has only what the product uses; a test has the limits), and everything at run time (visitor, introspection, offered sets) works
 //! on them. An error in the declarations (a name that nobody declares, a name declared twice, a union without a branch
 //! for a word) stops the build here.
 
 use super::link::{Linker, link};
+use super::product;
+use super::reduce::reduce;
 
 /// Index of a string.
 pub(super) type StrId = u16;
@@ -151,7 +153,11 @@ pub(super) const fn introspected(index: usize, types: &[Type]) -> usize {
 }
 
 #[allow(long_running_const_eval)]
-const LINKED: &Linker = &link();
+const LINKED: &Linker = if cfg!(all(image, not(feature = "inspect"))) {
+    &reduce(&link(), product::COMMANDS, product::EVENTS)
+} else {
+    &link()
+};
 
 /// Cuts a table to the size it needs.
 macro_rules! cut {
@@ -175,10 +181,10 @@ cut!(WORDS: StrId, LINKED.words, LINKED.word_count, 0, "Words of enumerations.")
 cut!(COMMANDS: Entity, LINKED.commands, LINKED.command_count, NO_ENTITY, "The commands by name.");
 cut!(EVENTS: Entity, LINKED.events, LINKED.event_count, NO_ENTITY, "The events by name.");
 cut!(ORDER: Ref, LINKED.order, LINKED.order_count, Ref::NONE, "The types in the order of the introspection.");
-cut!(STARTS: u16, LINKED.strings.starts, LINKED.strings.count + 1, 0, "Where each string starts, and the end.");
+cut!(STARTS: u16, LINKED.strings.starts, LINKED.string_count + 1, 0, "Where each string starts, and the end.");
 
 /// How many bytes the pool has.
-const POOL_LEN: usize = LINKED.strings.starts[LINKED.strings.count] as usize;
+const POOL_LEN: usize = LINKED.strings.starts[LINKED.string_count] as usize;
 
 static POOL_BYTES: [u8; POOL_LEN] = {
     let mut pool = [0; POOL_LEN];
@@ -199,7 +205,7 @@ pub(super) static POOL: &str = match core::str::from_utf8(&POOL_BYTES) {
 /// The empty object, which stands for no arguments and for no result.
 pub(super) const EMPTY: Ref = LINKED.empty;
 
-/// How many types, commands and events there are.
+/// How many types there are.
 pub(super) const TYPE_COUNT: usize = LINKED.type_count;
 /// How many commands there are.
 pub(super) const COMMAND_COUNT: usize = LINKED.command_count;
@@ -231,12 +237,12 @@ pub(super) fn text(id: StrId) -> &'static str {
 
 /// The index of a command in [`COMMANDS`]; a name that is not declared stops the build.
 pub(super) const fn command_index(name: &str) -> u8 {
-    find(&LINKED.commands, LINKED.command_count, name)
+    find(&LINKED.commands, name)
 }
 
 /// The index of an event in [`EVENTS`]; a name that is not declared stops the build.
 pub(super) const fn event_index(name: &str) -> u8 {
-    find(&LINKED.events, LINKED.event_count, name)
+    find(&LINKED.events, name)
 }
 
 /// The words of an enumeration. The type that is declared for it has its values in the same order, and no words of its own.
@@ -249,8 +255,14 @@ pub(crate) struct Words {
 impl Words {
     /// The words of the type of this name; a name that is not declared stops the build.
     pub(crate) const fn of(name: &str) -> Self {
-        let ty = LINKED.types[LINKED.by_name[LINKED.type_names.find(name) as usize] as usize - 1];
-        Self { first: ty.first, count: ty.count }
+        match LINKED.by_name[LINKED.type_names.find(name) as usize] {
+            // Nothing that the product offers uses it.
+            0 => Self { first: 0, count: 0 },
+            index => {
+                let ty = LINKED.types[index as usize - 1];
+                Self { first: ty.first, count: ty.count }
+            }
+        }
     }
 
     /// The word of this place.
@@ -264,10 +276,10 @@ impl Words {
     }
 }
 
-const fn find(entities: &[Entity], count: usize, name: &str) -> u8 {
+const fn find(entities: &[Entity], name: &str) -> u8 {
     let name = LINKED.strings.find(name);
     let mut i = 0;
-    while i < count {
+    while i < entities.len() {
         if entities[i].name == name {
             return i as u8;
         }

@@ -9,7 +9,6 @@ pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod network;
 pub(crate) mod objects;
-mod offered;
 pub(crate) mod pci;
 mod run_control;
 mod tracing;
@@ -21,7 +20,8 @@ use monovisor_core::schema::{Command, Offered};
 use crate::hypervisor::Hypervisor;
 use crate::trace::{self, Point};
 
-pub use offered::OFFERED;
+/// The commands and events that are built.
+pub static OFFERED: Offered = Offered::product();
 
 impl Base for Hypervisor<'_> {
     const OFFERED: &'static Offered = &OFFERED;

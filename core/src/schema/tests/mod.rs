@@ -2,6 +2,7 @@
 
 mod agreement;
 mod introspection;
+mod reduce;
 mod values;
 mod visitor;
 
