@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use monovisor_cpu::paging::{Access, Frame, MemoryType, PagingError, Tables};
 use monovisor_cpu::preflight::{self, Vendor};
+use monovisor_cpu::speculation::{self, Chip};
 use monovisor_cpu::svm::{Svm, SvmMemory};
 use monovisor_cpu::vmx::Vmx;
 use monovisor_cpu::{Processor, Settings, VmxMemory};
@@ -115,6 +116,8 @@ where
     Machine<P>: Run,
     P::Format: Send,
 {
+    // SAFETY: this runs at CPL 0.
+    info!("against leaks of the processor:{}", speculation::decide(&unsafe { Chip::read() }));
     let made = make::<P>(launch, console, memory, intel);
     // The store has what the guest and its devices have left.
     virtio::reserve(&launch.options);

@@ -309,6 +309,15 @@ pub trait Vcpu: VcpuState {
     /// (x87, SSE, AVX …) is switched both ways; an event whose delivery the exit interrupted is queued again.
     fn run(&mut self) -> Exit;
 
+    /// The host has done something else than serve this guest's exits since the last entry: on a processor that leaks, the next
+    /// entry leaves nothing of that behind.
+    #[inline]
+    fn begin_slice(&mut self)
+    where
+        Self: Sized,
+    {
+    }
+
     /// RIP of the instruction behind the one that exited, where the CPU says so; else the caller decodes it.
     fn next_rip(&self) -> Option<u64>;
 

@@ -41,6 +41,12 @@ pub struct Allowed {
     pub rdpid: bool,
     /// RDPRU is there.
     pub rdpru: bool,
+    /// Bits of IA32_SPEC_CTRL that may be 1; 0 where there is no such MSR.
+    pub spec_ctrl: u32,
+    /// IA32_PRED_CMD is there.
+    pub predictor_commands: bool,
+    /// IA32_FLUSH_CMD is there.
+    pub flush_command: bool,
 }
 
 impl Allowed {
@@ -179,6 +185,9 @@ mod tests {
         rdtscp: true,
         rdpid: true,
         rdpru: true,
+        spec_ctrl: 0,
+        predictor_commands: false,
+        flush_command: false,
     };
     const LONG: Control = Control {
         cr0: CR0_PE | CR0_PG | CR0_ET | CR0_WP,

@@ -187,6 +187,7 @@ impl<V: Vcpu + 'static> Machine<V> {
     ///
     /// What is generic here is compiled in `monovisor-run`, for speed.
     pub fn run_slice(&mut self) -> SliceEnd {
+        self.vcpu.begin_slice();
         for _ in 0..SLICE_ROUNDS {
             for _ in 0..EXITS_IN_A_ROW {
                 if (self.look || self.window || self.shared.wants(self.index))

@@ -37,6 +37,7 @@ impl MsrPermissions {
     }
 
     /// Gives the guest an MSR that the CPU switches; false when it is in none of the ranges (those always exit).
+    #[inline(never)]
     pub fn open(&mut self, msr: u32) -> bool {
         let Some((byte, shift)) = position(msr) else { return false };
         self.0[byte] &= !(0b11 << shift);

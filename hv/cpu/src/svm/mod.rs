@@ -39,6 +39,7 @@ pub use features::Features;
 use crate::control::Allowed;
 use crate::inject::EventQueue;
 use crate::msr;
+use crate::speculation::{Barriers, PRED_CMD, SPEC_CTRL};
 use crate::xstate::XState;
 use bitmap::{IoPermissions, MsrPermissions};
 use switch::Context;
@@ -102,7 +103,7 @@ impl SvmMemory {
             ports: IoPermissions::new(),
             msrs: MsrPermissions::new(),
             xstate: XState::new(),
-            context: Context { registers: [0; 16], guest: 0, host: 0, xstate: 0 },
+            context: Context { registers: [0; 16], guest: 0, host: 0, xstate: 0, barriers: Barriers::NONE },
         }
     }
 }
@@ -215,6 +216,8 @@ impl Svm {
         let features = Features::read();
         features::enable(&features, core::ptr::from_ref(&memory.host_save) as u64)?;
         let mut svm = Self::assemble(memory, features, allowed);
+        // SAFETY: CPL 0 by the caller, and these MSRs are nobody else's.
+        svm.memory.context.barriers = unsafe { Barriers::begin(allowed) };
         svm.set_up(root);
         svm.set_up_host();
         svm.reset();
@@ -284,6 +287,7 @@ impl Svm {
         &self.features
     }
 
+    #[inline]
     fn set_up(&mut self, nested_root: u64) {
         let basis = self.interrupt_basis();
         let allowed = self.allowed;
@@ -293,8 +297,14 @@ impl Svm {
         for msr in OPEN_MSRS {
             memory.msrs.open(msr);
         }
-        if self.features.tsc_aux && allowed.tsc_aux() {
-            memory.msrs.open(msr::TSC_AUX);
+        for (msr, open) in [
+            (msr::TSC_AUX, self.features.tsc_aux && allowed.tsc_aux()),
+            (PRED_CMD, allowed.predictor_commands),
+            (SPEC_CTRL, allowed.spec_ctrl != 0 && memory.context.barriers.is_virtual()),
+        ] {
+            if open {
+                memory.msrs.open(msr);
+            }
         }
         memory.vmcb = Vmcb::new();
         let control = &mut memory.vmcb.control;

@@ -5,14 +5,13 @@
 //! IF is set across VMRUN, because with V_INTR_MASKING it is what lets a physical interrupt exit the guest; it is
 //! clear again before GIF is set, so the interrupt itself waits for the host's window.
 //!
-//! Speculation: one virtual processor is pinned to one physical one and there is one guest, so no guest can train the
-//! predictors of another, and no IBPB is issued here. It belongs where a *different* guest is loaded on a processor
-//! (PRED_CMD bit 0, before its first entry). Returns in the host after an exit are predicted from a return stack
-//! that the guest has used; chips that need it stuffed (or AutoIBRS set) need that right behind VMSAVE.
+//! Speculation ([`crate::speculation`]): behind the registers of an exit comes a fence, so that what a branch does for the
+//! host's protection is done before anything goes on by a return that the guest could have trained.
 
 use core::arch::asm;
 use core::mem::offset_of;
 
+use crate::speculation::{AFTER_EXIT, BEFORE_ENTRY, Barriers, SELECTOR, after_exit, before_entry};
 use crate::xstate;
 
 /// What the switch needs, and the guest registers that VMRUN does not switch.
@@ -26,7 +25,12 @@ pub struct Context {
     pub host: u64,
     /// Address of the guest's extended state.
     pub xstate: u64,
+    /// What is done against leaks.
+    pub barriers: Barriers,
 }
+
+/// The measures of a [`Context`].
+const MEASURES: usize = offset_of!(Context, barriers) + Barriers::MEASURES;
 
 /// Runs the guest until its next exit.
 ///
@@ -67,8 +71,13 @@ unsafe extern "sysv64" fn switch() {
         "sti",
         "mov rdi, [rbx + {xstate}]",
         "call {xstate_enter}",
+        "test dword ptr [rbx + {measures}], {before}",
+        "jnz 2f",
+        "3:",
         "mov rax, [rbx + {guest}]",
         "vmload rax",
+        // The moves keep ZF for the branch behind them.
+        "test dword ptr [rbx + {measures}], {verw}",
         "mov rcx, [rbx + 1*8]",
         "mov rdx, [rbx + 2*8]",
         "mov rbp, [rbx + 5*8]",
@@ -83,6 +92,9 @@ unsafe extern "sysv64" fn switch() {
         "mov r14, [rbx + 14*8]",
         "mov r15, [rbx + 15*8]",
         "mov rbx, [rbx + 3*8]",
+        "jz 4f",
+        "verw word ptr [rip + {selector}]",
+        "4:",
         "vmrun rax",
         // RAX and RSP are the host's again: RAX still holds the guest's VMCB.
         "vmsave rax",
@@ -102,6 +114,10 @@ unsafe extern "sysv64" fn switch() {
         "mov [rbx + 13*8], r13",
         "mov [rbx + 14*8], r14",
         "mov [rbx + 15*8], r15",
+        "test dword ptr [rbx + {measures}], {after}",
+        "jnz 5f",
+        "6:",
+        "lfence",
         "mov rax, [rbx + {host}]",
         "vmload rax",
         "mov rdi, [rbx + {xstate}]",
@@ -112,6 +128,22 @@ unsafe extern "sysv64" fn switch() {
         "pop rbp",
         "pop rbx",
         "ret",
+        "2:",
+        "lea rdi, [rbx + {barriers}]",
+        "call {before_entry}",
+        "jmp 3b",
+        "5:",
+        "lea rdi, [rbx + {barriers}]",
+        "call {after_exit}",
+        "jmp 6b",
+        measures = const MEASURES,
+        barriers = const offset_of!(Context, barriers),
+        before = const BEFORE_ENTRY,
+        after = const AFTER_EXIT,
+        verw = const Barriers::VERW,
+        selector = sym SELECTOR,
+        before_entry = sym before_entry,
+        after_exit = sym after_exit,
         xstate = const offset_of!(Context, xstate),
         guest = const offset_of!(Context, guest),
         host = const offset_of!(Context, host),

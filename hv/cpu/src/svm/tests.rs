@@ -37,6 +37,9 @@ const ALLOWED: Allowed = Allowed {
     rdtscp: false,
     rdpid: false,
     rdpru: true,
+    spec_ctrl: 0,
+    predictor_commands: false,
+    flush_command: false,
 };
 
 /// In 64-bit mode at 0x1000, after its first entry.

@@ -12,6 +12,7 @@ use super::vmcb::{clean, intercept, interrupt};
 use super::window::NmiState;
 use super::{EXCEPTION_INTERCEPTS, INFO_VALID, OPEN_MSRS, Svm, exit, switch};
 use crate::msr;
+use crate::speculation::SPEC_CTRL;
 
 impl Vcpu for Svm {
     fn run(&mut self) -> Exit {
@@ -155,7 +156,7 @@ impl Vcpu for Svm {
             msr::SYSENTER_EIP => save.sysenter_eip,
             // SAFETY: the processor has TSC_AUX; reading it changes nothing.
             msr::TSC_AUX if self.features.tsc_aux => unsafe { Msr::new(msr::TSC_AUX).read() },
-            _ => return None,
+            _ => return self.memory.context.barriers.msr(index),
         })
     }
 
@@ -181,6 +182,16 @@ impl Vcpu for Svm {
             msr::TSC_AUX if self.features.tsc_aux => {
                 // SAFETY: the processor has TSC_AUX and the host does not use it; its high half is reserved.
                 unsafe { Msr::new(msr::TSC_AUX).write(value & 0xffff_ffff) };
+            }
+            SPEC_CTRL => {
+                let Some(opens) = self.memory.context.barriers.set_spec_ctrl(value, &self.allowed) else {
+                    return false;
+                };
+                if opens {
+                    self.memory.msrs.open(SPEC_CTRL);
+                    // The map's contents count as the MSR map (APM vol. 2, 15.15.3, bit 1).
+                    self.control_mut().clean = 0;
+                }
             }
             _ => return false,
         }
@@ -247,6 +258,7 @@ impl Vcpu for Svm {
         }
         self.set_guest_msr(msr::TSC_AUX, 0);
         self.set_guest_msr(msr::PAT, PAT_RESET);
+        self.memory.context.barriers.reset();
         self.memory.xstate.reset();
     }
 
@@ -279,10 +291,12 @@ impl Svm {
         control.exception_intercepts = EXCEPTION_INTERCEPTS;
 
         self.memory.context.registers = [0; 16];
+        self.memory.context.barriers.restart();
         let save = self.save_mut();
         save.s_cet = 0;
         save.ssp = 0;
         save.isst_address = 0;
+        save.spec_ctrl = 0;
         self.set_gpr(Gpr::Rax, 0);
         self.set_gpr(Gpr::Rsp, 0);
         // The processor's signature, as CPUID 1 has it in EAX.

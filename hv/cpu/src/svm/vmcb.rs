@@ -89,7 +89,10 @@ pub struct SaveArea {
     pub cr2: u64,
     _reserved_248: [u8; 0x20],
     pub pat: u64,
-    _reserved_270: [u8; 0x990],
+    _reserved_270: [u8; 0x70],
+    /// Where the processor has it virtual (CPUID 8000_000A EDX bit 20).
+    pub spec_ctrl: u64,
+    _reserved_2e8: [u8; 0x918],
 }
 
 /// The whole block.
@@ -176,7 +179,9 @@ impl Vmcb {
                 cr2: 0,
                 _reserved_248: [0; 0x20],
                 pat: 0,
-                _reserved_270: [0; 0x990],
+                _reserved_270: [0; 0x70],
+                spec_ctrl: 0,
+                _reserved_2e8: [0; 0x918],
             },
         }
     }
@@ -202,6 +207,7 @@ layout!(SaveArea:
     rflags = 0x170, rip = 0x178, rsp = 0x1d8, s_cet = 0x1e0, ssp = 0x1e8, isst_address = 0x1f0, rax = 0x1f8,
     star = 0x200, lstar = 0x208, cstar = 0x210, sfmask = 0x218, kernel_gs_base = 0x220, sysenter_cs = 0x228,
     sysenter_esp = 0x230, sysenter_eip = 0x238, cr2 = 0x240, pat = 0x268,
+    spec_ctrl = 0x2e0,
 );
 const _: () = assert!(size_of::<ControlArea>() == 0x400 && size_of::<Vmcb>() == 4096);
 

@@ -24,6 +24,9 @@ const OPEN_TO_READ: [u32; 2] = [0x10, 0xc000_0080];
 /// IA32_TSC_AUX.
 const TSC_AUX: u32 = 0xc000_0103;
 
+/// Where the half of the page for writes begins, in bits.
+const WRITES: usize = 2048 * 8;
+
 /// Bit number of an MSR in the half of the page for reads; that for writes is half a page behind.
 const fn position(msr: u32) -> Option<usize> {
     match msr {
@@ -41,7 +44,6 @@ fn clear(page: &mut Page, bit: usize) {
 
 /// Every MSR exits but those that the guest owns.
 pub(super) fn fill_msr(page: &mut Page, tsc_aux: bool) {
-    const WRITES: usize = 2048 * 8;
     page.0.fill(0xff);
     for bit in OPEN_TO_READ.into_iter().chain(OPEN).filter_map(position) {
         clear(page, bit);
@@ -49,7 +51,15 @@ pub(super) fn fill_msr(page: &mut Page, tsc_aux: bool) {
     for bit in OPEN.into_iter().filter_map(position) {
         clear(page, WRITES + bit);
     }
-    if let (true, Some(bit)) = (tsc_aux, position(TSC_AUX)) {
+    if tsc_aux {
+        open_msr(page, TSC_AUX);
+    }
+}
+
+/// RDMSR and WRMSR of one MSR exit no more.
+#[inline(never)]
+pub(super) fn open_msr(page: &mut Page, msr: u32) {
+    if let Some(bit) = position(msr) {
         clear(page, bit);
         clear(page, WRITES + bit);
     }

@@ -4,6 +4,7 @@ use core::arch::naked_asm;
 use core::mem::offset_of;
 
 use super::field::Field;
+use crate::speculation::{BEFORE_ENTRY, Barriers, SELECTOR, after_exit, before_entry};
 use crate::xstate::{self, XState};
 
 /// What the world switch reads and writes.
@@ -16,11 +17,15 @@ pub(super) struct Context {
     /// The VMCS has been launched: VMRESUME from now on.
     pub launched: u64,
     xstate: *mut XState,
+    pub barriers: Barriers,
 }
+
+/// The measures of a [`Context`].
+const MEASURES: usize = offset_of!(Context, barriers) + Barriers::MEASURES;
 
 impl Context {
     pub const fn new(xstate: *mut XState) -> Self {
-        Self { gprs: [0; 16], host_rsp: 0, launched: 0, xstate }
+        Self { gprs: [0; 16], host_rsp: 0, launched: 0, xstate, barriers: Barriers::NONE }
     }
 }
 
@@ -60,8 +65,13 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) -> u64 {
         "mov rbx, rdi",
         "mov rdi, [rbx + {xstate}]",
         "call {load_extended}",
-        // The moves keep the flags of the comparison for the branch behind them.
-        "cmp dword ptr [rbx + {launched}], 0",
+        "test dword ptr [rbx + {measures}], {before}",
+        "jnz 7f",
+        "8:",
+        // ZF says that there is nothing to clear, CF that the VMCS has been launched: BT changes no ZF, the moves change
+        // neither, and VERW changes ZF alone (SDM vol. 2, BT, VERW).
+        "test dword ptr [rbx + {measures}], {verw}",
+        "bt dword ptr [rbx + {launched}], 0",
         "mov rax, [rbx]",
         "mov rcx, [rbx + 8]",
         "mov rdx, [rbx + 16]",
@@ -77,7 +87,10 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) -> u64 {
         "mov r14, [rbx + 112]",
         "mov r15, [rbx + 120]",
         "mov rbx, [rbx + 24]",
-        "je 3f",
+        "jz 5f",
+        "verw word ptr [rip + {selector}]",
+        "5:",
+        "jnc 3f",
         "vmresume",
         "jmp 4f",
         "3:",
@@ -99,12 +112,48 @@ pub(super) unsafe extern "sysv64" fn enter(context: *mut Context) -> u64 {
         "pop rbx",
         "pop rbp",
         "ret",
+        "7:",
+        "lea rdi, [rbx + {barriers}]",
+        "call {before_entry}",
+        "jmp 8b",
+        measures = const MEASURES,
+        barriers = const offset_of!(Context, barriers),
+        before = const BEFORE_ENTRY,
+        verw = const Barriers::VERW,
+        selector = sym SELECTOR,
+        before_entry = sym before_entry,
         host_rsp = const offset_of!(Context, host_rsp),
         launched = const offset_of!(Context, launched),
         xstate = const offset_of!(Context, xstate),
         host_rsp_field = const Field::HOST_RSP.encoding(),
         load_extended = sym xstate::enter,
         store_extended = sym xstate::leave,
+    )
+}
+
+/// Where a VM exit continues where the host has to protect itself first: there is no branch before that to be mispredicted. As
+/// [`exited`], where it goes on.
+///
+/// # Safety
+/// Never called: only a VM exit may get here.
+#[unsafe(naked)]
+pub(super) unsafe extern "sysv64" fn exited_guarded() {
+    naked_asm!(
+        "push rax",
+        "push rcx",
+        "push rdx",
+        "push rdi",
+        "mov rdi, [rsp + 32]",
+        "add rdi, {barriers}",
+        "call {after_exit}",
+        "pop rdi",
+        "pop rdx",
+        "pop rcx",
+        "pop rax",
+        "jmp {exited}",
+        barriers = const offset_of!(Context, barriers),
+        after_exit = sym after_exit,
+        exited = sym exited,
     )
 }
 

@@ -14,8 +14,7 @@
 //! read shadow, and the instruction runs again: this time it finds nothing to exit for, and the CPU does all the rest
 //! (PDPTEs, LMA, TLB, faults) as on bare metal.
 //!
-//! Not done: barriers against speculation across the two worlds beyond cleared registers (IBRS, L1D flush and VERW on entry,
-//! RSB filling on exit), XSAVES components of IA32_XSS, and hiding RDTSCP, INVPCID and XSAVES from a guest whose CPUID does
+//! Not done: XSAVES components of IA32_XSS, and hiding RDTSCP, INVPCID and XSAVES from a guest whose CPUID does
 //! not list them: they work wherever the CPU has them.
 
 mod bitmap;
@@ -190,6 +189,9 @@ mod tests {
             rdtscp: true,
             rdpid: true,
             rdpru: false,
+            spec_ctrl: 0,
+            predictor_commands: false,
+            flush_command: false,
         };
         assert_eq!(!cr4_mask(&capabilities, &allowed), 0x0037_07ff & !CR4_MCE);
     }

@@ -10,7 +10,7 @@ use x86_64::registers::control::{Cr0, Cr3, Cr4};
 use x86_64::registers::segmentation::{CS, DS, ES, SS, Segment as _};
 
 use super::control::{pin, secondary};
-use super::entry::{Context, exited};
+use super::entry::{Context, exited, exited_guarded};
 use super::field::Field;
 use super::instruction::{rdmsr, task_register};
 use super::root::{EnableError, Root};
@@ -19,6 +19,7 @@ use super::vmcs::{Slot, Vmcs};
 use super::{Memory, Settings, Vmx, bitmap, cr0_mask, cr4_mask};
 use crate::control::Allowed;
 use crate::inject::EventQueue;
+use crate::speculation::{Barriers, FLUSH_CMD, PRED_CMD};
 
 /// IA32_PAT after power-up (SDM vol. 3, 12.12.4).
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
@@ -68,7 +69,9 @@ impl Vmx {
         };
         // What the CPU has not, the guest has not.
         let allowed = Allowed { cr4: settings.allowed.cr4 & capabilities.cr4_fixed1, ..settings.allowed };
-        let context = Context::new(core::ptr::from_mut(xstate));
+        let mut context = Context::new(core::ptr::from_mut(xstate));
+        // SAFETY: CPL 0 by the caller, and these MSRs are nobody else's.
+        context.barriers = unsafe { Barriers::begin(&allowed) };
         let mut vcpu = Self {
             vmcs,
             context,
@@ -107,6 +110,12 @@ impl Vmx {
     fn write_controls(&mut self) {
         let capabilities = *self.capabilities();
         bitmap::fill_msr(self.msr_bitmap, self.tsc_aux);
+        if self.allowed.predictor_commands {
+            bitmap::open_msr(self.msr_bitmap, PRED_CMD);
+        }
+        if self.allowed.flush_command {
+            bitmap::open_msr(self.msr_bitmap, FLUSH_CMD);
+        }
         bitmap::fill_io(self.io_bitmaps);
         let [low_ports, high_ports] = &*self.io_bitmaps;
         let addresses = [
@@ -177,6 +186,11 @@ impl Vmx {
         let (efer, pat, fs_base, gs_base) =
             unsafe { (rdmsr(msr::EFER), rdmsr(msr::PAT), rdmsr(msr::FS_BASE), rdmsr(msr::GS_BASE)) };
         let (page_table, flags) = Cr3::read_raw();
+        let continuation = if self.context.barriers.after_exit() {
+            exited_guarded as *const ()
+        } else {
+            exited as *const ()
+        };
         for (field, value) in [
             (Field::HOST_CR0, Cr0::read_raw()),
             (Field::HOST_CR3, page_table.start_address().as_u64() | u64::from(flags)),
@@ -199,7 +213,7 @@ impl Vmx {
             (Field::HOST_SYSENTER_CS, 0),
             (Field::HOST_SYSENTER_ESP, 0),
             (Field::HOST_SYSENTER_EIP, 0),
-            (Field::HOST_RIP, exited as *const () as u64),
+            (Field::HOST_RIP, continuation as u64),
         ] {
             self.vmcs.write(field, value);
         }
@@ -224,6 +238,7 @@ impl Vmx {
             self.set_guest_msr(index, 0);
         }
         self.set_guest_msr(msr::PAT, PAT_RESET);
+        self.context.barriers.reset();
         self.xstate.reset();
     }
 
@@ -256,6 +271,7 @@ impl Vmx {
         self.step_due = false;
         self.vmcs.write(Field::ENTRY_INTERRUPTION, 0);
         self.queue.clear();
+        self.context.barriers.restart();
         self.set_virtual_delivery(false);
         self.set_tpr(0);
         self.set_interrupt_window(false);

@@ -23,6 +23,7 @@ use super::vmcs::Slot;
 use super::{Vmx, entry, interruptibility};
 use crate::control::{cr0_write, cr4_write};
 use crate::inject::{from_vmx, to_vmx};
+use crate::speculation::SPEC_CTRL;
 
 /// Exits in a row that `run` deals with by itself. A guest can have it do so for ever; after this many the caller gets a
 /// turn, as if by a physical interrupt.
@@ -170,6 +171,8 @@ impl Vmx {
 
     #[cold]
     fn refused(&self, outcome: u64) -> EntryFailure {
+        // SAFETY: CPL 0, on the processor that they were made for.
+        unsafe { self.context.barriers.protect_host() };
         let error = match outcome {
             entry::FAILED_VALID => VmxError::Valid(self.vmcs.read(Field::INSTRUCTION_ERROR) as u32),
             _ => VmxError::Invalid,
@@ -434,6 +437,11 @@ impl Vcpu for Vmx {
         Exit::HostInterrupt
     }
 
+    #[inline]
+    fn begin_slice(&mut self) {
+        self.context.barriers.begin_slice();
+    }
+
     fn next_rip(&self) -> Option<u64> {
         if !self.length_valid {
             return None;
@@ -525,10 +533,21 @@ impl Vcpu for Vmx {
     }
 
     fn guest_msr(&self, index: u32) -> Option<u64> {
-        self.read_msr(index)
+        self.read_msr(index).or_else(|| self.context.barriers.msr(index))
     }
 
     fn set_guest_msr(&mut self, index: u32, value: u64) -> bool {
+        if index == SPEC_CTRL {
+            return match self.context.barriers.set_spec_ctrl(value, &self.allowed) {
+                Some(opens) => {
+                    if opens {
+                        bitmap::open_msr(self.msr_bitmap, SPEC_CTRL);
+                    }
+                    true
+                }
+                None => false,
+            };
+        }
         self.write_msr(index, value)
     }
 

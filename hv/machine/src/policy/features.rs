@@ -36,6 +36,18 @@ const CR4_FEATURES: [(Word, u32, u64); 21] = [
 const XCR0_FEATURES: [(Word, u32, u64); 3] =
     [(Word::Ecx1, 28, 1 << 2), (Word::Ebx7, 16, 0b111 << 5), (Word::Ecx7, 3, 1 << 9)];
 
+/// Bits of IA32_SPEC_CTRL and the features that they belong to (SDM vol. 4, table 2-2; APM vol. 2, 3.2.9): IBRS, STIBP, SSBD,
+/// PSFD.
+const SPEC_CTRL_FEATURES: [(Word, u32, u64); 7] = [
+    (Word::Edx7, 26, 1),
+    (Word::Ebx88, 14, 1),
+    (Word::Edx7, 27, 1 << 1),
+    (Word::Ebx88, 15, 1 << 1),
+    (Word::Edx7, 31, 1 << 2),
+    (Word::Ebx88, 24, 1 << 2),
+    (Word::Ebx88, 28, 1 << 7),
+];
+
 fn bits(features: &Features, table: &[(Word, u32, u64)]) -> u64 {
     table.iter().filter(|(word, bit, _)| features.has(*word, *bit)).fold(0, |all, (_, _, bits)| all | bits)
 }
@@ -68,12 +80,23 @@ pub fn allowed(features: &Features, host: &dyn Fn(u32, u32) -> Leaf) -> Allowed 
         rdtscp: features.has(Word::Edx81, 27),
         rdpid: features.has(Word::Ecx7, 22),
         rdpru: features.has(Word::Ebx88, 4),
+        spec_ctrl: bits(features, &SPEC_CTRL_FEATURES) as u32,
+        predictor_commands: has_msr(features, 0x49),
+        flush_command: has_msr(features, 0x10b),
     }
 }
 
 /// The model has the feature that an MSR belongs to (SDM vol. 4, table 2-2; APM vol. 2, appendix A).
-pub const fn has_msr(features: &Features, index: u32) -> bool {
+pub fn has_msr(features: &Features, index: u32) -> bool {
     match index {
+        // SPEC_CTRL.
+        0x48 => bits(features, &SPEC_CTRL_FEATURES) != 0,
+        // PRED_CMD: IBPB.
+        0x49 => features.has(Word::Edx7, 26) || features.has(Word::Ebx88, 12),
+        // ARCH_CAPABILITIES.
+        0x10a => features.has(Word::Edx7, 29),
+        // FLUSH_CMD.
+        0x10b => features.has(Word::Edx7, 28),
         // SYSENTER_CS, _ESP, _EIP.
         0x174..=0x176 => features.has(Word::Edx1, 11),
         // MCG_CAP, MCG_STATUS.
@@ -136,10 +159,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_guest_protects_itself_with_follows_the_model() {
+        let host = allowed(&model(Base::Host, &[]), &everything);
+        assert_eq!((host.spec_ctrl, host.predictor_commands, host.flush_command), (0x87, true, true));
+        let base = model(Base::Base, &[]);
+        let none = allowed(&base, &everything);
+        assert_eq!((none.spec_ctrl, none.predictor_commands, none.flush_command), (0, false, false));
+        assert!([0x48, 0x49, 0x10a, 0x10b].iter().all(|&index| !has_msr(&base, index)));
+        let ssbd = model(Base::Base, &[("ssbd", true)]);
+        assert!(has_msr(&ssbd, 0x48) && !has_msr(&ssbd, 0x49));
+        assert_eq!(allowed(&ssbd, &everything).spec_ctrl, 4);
+        assert_eq!(allowed(&model(Base::Base, &[("amd-psfd", true)]), &everything).spec_ctrl, 0x80);
+    }
+
+    #[test]
     fn msrs_follow_the_model() {
         let host = model(Base::Host, &[]);
         for (name, index) in [
             ("sep", 0x174),
+            ("arch-capabilities", 0x10a),
+            ("flush-l1d", 0x10b),
             ("mtrr", 0x200),
             ("mtrr", 0x2ff),
             ("pat", 0x277),
@@ -153,5 +192,11 @@ mod tests {
         }
         assert!(has_msr(&model(Base::Host, &[("rdtscp", false)]), 0xc000_0103), "RDPID reads it too");
         assert!(!has_msr(&model(Base::Host, &[("rdtscp", false), ("rdpid", false)]), 0xc000_0103));
+        let either = [("spec-ctrl", false), ("ibpb", false)];
+        assert!(
+            has_msr(&model(Base::Host, &either[..1]), 0x49)
+                && has_msr(&model(Base::Host, &either[1..]), 0x49)
+        );
+        assert!(!has_msr(&model(Base::Host, &either), 0x49));
     }
 }

@@ -163,7 +163,8 @@ pub static WORDS: [Info; COUNT] = [
             | 1 << 27
             | 1 << 28,
     ),
-    // AVX512_4VNNIW, 4FMAPS, fast short REP MOV, VP2INTERSECT, SERIALIZE, AVX512_FP16.
+    // AVX512_4VNNIW, 4FMAPS, fast short REP MOV, VP2INTERSECT, SERIALIZE, AVX512_FP16; and what a guest protects itself with:
+    // MD_CLEAR, IBRS and IBPB, STIBP, L1D_FLUSH, ARCH_CAPABILITIES, SSBD.
     word(
         7,
         0,
@@ -171,7 +172,7 @@ pub static WORDS: [Info; COUNT] = [
         "- sgx-keys avx512-4vnniw avx512-4fmaps fsrm uintr - - avx512-vp2intersect srbds-ctrl md-clear \
          rtm-always-abort - - serialize hybrid-cpu tsxldtrk - pconfig arch-lbr ibt - amx-bf16 avx512-fp16 amx-tile \
          amx-int8 spec-ctrl stibp flush-l1d arch-capabilities core-capability ssbd",
-        1 << 2 | 1 << 3 | 1 << 4 | 1 << 8 | 1 << 14 | 1 << 23,
+        1 << 2 | 1 << 3 | 1 << 4 | 1 << 8 | 1 << 10 | 1 << 14 | 1 << 23 | 0b1111 << 26 | 1 << 31,
     ),
     word(
         7,
@@ -208,13 +209,14 @@ pub static WORDS: [Info; COUNT] = [
         )
     },
     word(0x8000_0007, 0, Register::Edx, "- - - - - - - - invtsc|constant-tsc|nonstop-tsc", 1 << 8),
-    // CLZERO, XSAVEERPTR, RDPRU.
+    // CLZERO, XSAVEERPTR, RDPRU; IBPB, IBRS, STIBP and how they are meant to be used, SSBD, SSB_NO, PSFD, BTC_NO, IBPB_RET.
     word(
         0x8000_0008,
         0,
         Register::Ebx,
-        "clzero - xsaveerptr - rdpru - - - - wbnoinvd - - ibpb - ibrs amd-stibp - - - - - - - - amd-ssbd virt-ssbd",
-        1 | 1 << 2 | 1 << 4,
+        "clzero - xsaveerptr - rdpru - - - - wbnoinvd - - ibpb - ibrs amd-stibp ibrs-always-on stibp-always-on ibrs-preferred \
+         ibrs-same-mode - - - - amd-ssbd virt-ssbd amd-no-ssb - amd-psfd btc-no ibpb-ret",
+        1 | 1 << 2 | 1 << 4 | 1 << 12 | 0x3f << 14 | 1 << 24 | 1 << 26 | 0b111 << 28,
     ),
     Info {
         // Port 0x80 needs no delay, and the clock.
