@@ -124,5 +124,14 @@ mod tests {
         assert_eq!(run.state(), RunState::Prelaunch);
         assert_eq!(run.stop(RunState::InternalError), Change::None);
         assert_eq!(run.cont(), Err(ResetRequired));
+        // An error of a disk: the guest can go on with it, or from the start.
+        run.reset();
+        assert_eq!(run.cont(), Ok(Change::Resumed));
+        assert_eq!(run.stop(RunState::IoError), Change::Stopped);
+        assert_eq!(run.stop(RunState::Paused), Change::None);
+        assert_eq!(run.state(), RunState::IoError);
+        run.reset();
+        assert_eq!(run.state(), RunState::Prelaunch);
+        assert_eq!(run.cont(), Ok(Change::Resumed));
     }
 }
