@@ -24,10 +24,10 @@ use types::{
 };
 pub use types::{DEVICE, GUEST_STATS, POLLING_INTERVAL, TYPES};
 
-/// Most objects: six containers, two for each of eight processors, and the devices.
-const OBJECTS: usize = 48 + MAX_FUNCTIONS;
+/// Most objects: six containers, two for each of eight processors, and the devices, two for each of those that are asked for.
+const OBJECTS: usize = 48 + 2 * MAX_FUNCTIONS;
 
-/// Deepest object: `/machine/unattached/device[0]/lapic`.
+/// Deepest object: `/machine/unattached/device[0]/lapic`, `/machine/peripheral/net0/virtio-backend`.
 const DEPTH: usize = 4;
 
 /// Ports of the first 8259; the second one's are its slave's.
@@ -194,6 +194,8 @@ enum What {
     PortRange(u16, u8),
     /// A device on the PCI bus, by its place in the machine's list.
     Placed(usize),
+    /// What is behind it.
+    Backend(usize),
 }
 
 /// An object.
@@ -302,7 +304,10 @@ impl Tree {
                 Some(id) => (named, Name::Word(id)),
                 None => (nameless, Name::Device(device.anonymous)),
             };
-            self.add(parent, name, kind, What::Placed(index));
+            let function = self.add(parent, name, kind, What::Placed(index));
+            if let Some(kind) = kind.backend() {
+                self.add(function, Name::Word("virtio-backend"), kind, What::Backend(index));
+            }
         }
     }
 
@@ -396,7 +401,7 @@ impl Tree {
     fn value(&self, index: usize, property: &str) -> Option<Value> {
         let object = self.objects.get(index)?;
         object.kind.properties().find(|known| known.name == property)?;
-        if let What::Placed(place) = object.what
+        if let What::Placed(place) | What::Backend(place) = object.what
             && let Some(device) = self.machine.devices.get(place)
             && let Some(value) = device.value(object.kind, property)
         {
@@ -539,6 +544,14 @@ mod tests {
         assert_eq!(balloon("type"), Ok(Value::Text("virtio-balloon-pci")));
         assert_eq!((balloon("addr"), balloon("vectors")), (Ok(Value::Int(32)), Ok(Value::Int(3))));
         assert_eq!(balloon("guest-stats-polling-interval"), Ok(Value::Int(2)));
+        let backend = |property| get(&tree, "/machine/peripheral/bal0/virtio-backend", property);
+        assert_eq!(backend("type"), Ok(Value::Text("virtio-balloon-device")));
+        assert_eq!(backend("guest-stats-polling-interval"), Ok(Value::Int(2)));
+        assert_eq!(backend("addr"), Err("Property '.addr' not found".into()));
+        assert_eq!(
+            get(&tree, "/machine/peripheral-anon/device[1]/virtio-backend", "num-queues"),
+            Ok(Value::Int(4))
+        );
         assert_eq!(balloon("drive"), Err("Property '.drive' not found".into()));
         let anon =
             |index: u8, property| get(&tree, &format!("/machine/peripheral-anon/device[{index}]"), property);
@@ -572,6 +585,9 @@ mod tests {
             }
             assert!(model.properties.iter().all(|property| names.contains(&property.name)));
             assert!(names.contains(&"vectors") && names.contains(&"addr"));
+            let behind: Vec<_, 64> =
+                kind.backend().unwrap().device_properties().map(|property| property.name).collect();
+            assert!(behind.iter().all(|name| names.contains(name)) && !behind.contains(&"addr"));
         }
     }
 
@@ -593,6 +609,10 @@ mod tests {
         assert_eq!(
             set("bal0", "vectors"),
             "Attempt to set property 'vectors' on device 'bal0' (type 'virtio-balloon-pci') after it was realized"
+        );
+        assert_eq!(
+            set("bal0/virtio-backend", "deflate-on-oom"),
+            "Attempt to set property 'deflate-on-oom' on anonymous device (type 'virtio-balloon-device') after it was realized"
         );
         assert_eq!(set("bal0", "guest-stats"), "Insufficient permission to perform this operation");
     }

@@ -89,12 +89,29 @@ types! {
     VIRTIO_KEYBOARD = "virtio-keyboard-pci", Some(&VIRTIO), false, [];
     VIRTIO_MOUSE = "virtio-mouse-pci", Some(&VIRTIO), false, [];
     VIRTIO_TABLET = "virtio-tablet-pci", Some(&VIRTIO), false, [];
+    BACKEND = "virtio-device", Some(&DEVICE), true, [];
+    BLK = "virtio-blk-device", Some(&BACKEND), false, [];
+    BALLOON = "virtio-balloon-device", Some(&BACKEND), false, [
+        "guest-stats": "guest statistics", "guest-stats-polling-interval": "int"
+    ];
+    NET = "virtio-net-device", Some(&BACKEND), false, [];
+    RNG = "virtio-rng-device", Some(&BACKEND), false, [];
+    CONSOLES = "virtio-serial-device", Some(&BACKEND), false, [];
+    INPUT_KEYBOARD = "virtio-keyboard-device", Some(&BACKEND), false, [];
+    INPUT_MOUSE = "virtio-mouse-device", Some(&BACKEND), false, [];
+    INPUT_TABLET = "virtio-tablet-device", Some(&BACKEND), false, [];
 }
 
 impl Type {
     /// The type of a name.
     pub fn find(name: &str) -> Option<&'static Self> {
         TYPES.iter().copied().find(|kind| kind.name == name)
+    }
+
+    /// The type of the device behind a PCI function of this type: `virtio-net-device` behind `virtio-net-pci`.
+    pub fn backend(&self) -> Option<&'static Self> {
+        let stem = self.name.strip_suffix("pci")?;
+        TYPES.iter().copied().find(|kind| kind.name.strip_suffix("device") == Some(stem))
     }
 
     /// The type and those that it is a kind of.
@@ -109,7 +126,9 @@ impl Type {
 
     /// What `-device` can set beside the properties that are in this table.
     pub fn settings(&self) -> &'static [virtio::Property] {
-        match MODELS.iter().find(|model| model.name == self.name) {
+        // A function has them from the device behind it.
+        let stem = self.name.strip_suffix("device").or(self.name.strip_suffix("pci"));
+        match MODELS.iter().find(|model| stem.is_some() && model.name.strip_suffix("pci") == stem) {
             Some(model) => model.properties,
             // The address is every PCI device's.
             None if self.name == VIRTIO.name => virtio::PCI.get(1..).unwrap_or_default(),
