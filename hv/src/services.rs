@@ -258,7 +258,7 @@ impl Services {
             self.event(&BalloonChange { actual: actual.cast_signed() });
         }
         while let Some(nic) = self.hypervisor.filter_change() {
-            self.event(&NicRxFilterChanged { name: Some(&nic.name()), path: &nic.path() });
+            self.event(&NicRxFilterChanged { name: nic.id(), path: &nic.path() });
         }
         // One for each disk at most: whatever comes meanwhile is told again.
         for _ in 0..MAX_DRIVES {

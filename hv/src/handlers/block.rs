@@ -3,10 +3,9 @@
 //! A disk is a chain of nodes, as QEMU has it: the file, the raw image in it, and under `snapshot=on` an overlay above
 //! that takes what is written. The overlay is pages of the store and no file: its driver is called `x-overlay`.
 
-use core::fmt::Write;
+use core::fmt::{self, Write};
 
 use heapless::String;
-use monovisor_core::Context;
 use monovisor_core::handlers::{Block, Element};
 use monovisor_core::json::{Emit, Writer};
 use monovisor_core::schema::block_core::{
@@ -16,6 +15,7 @@ use monovisor_core::schema::block_core::{
 use monovisor_core::schema::blockdev::{BlockdevCacheInfo, BlockdevDetectZeroesOptions};
 use monovisor_core::schema::common::IoOperationType;
 use monovisor_core::schema::{Boxed, Made, Source};
+use monovisor_core::{Context, Error, Text};
 use monovisor_devices::disk::{DiskError, SECTOR};
 use monovisor_devices::virtio::blk::{Action, Blk, Failure, Operation, Statistics};
 use monovisor_host::timer;
@@ -120,6 +120,21 @@ impl Hypervisor<'_> {
             left -= nodes;
         }
         None
+    }
+
+    /// Writes what `info block` or `info blockstats` says of a drive. False: there is no drive of that number.
+    ///
+    /// # Errors
+    /// `WouldBlock` where there is no room.
+    pub(crate) fn list_disk(
+        &mut self,
+        number: usize,
+        statistics: bool,
+        text: &mut Text<'_, '_>,
+    ) -> nb::Result<bool, Error> {
+        let Some(disk) = self.disk(number) else { return Ok(false) };
+        let apart = if number == 0 || statistics { "" } else { "\n" };
+        text.write(format_args!("{apart}{}", Shown { disk, statistics })).map(|()| true)
     }
 
     /// An error of a disk that nobody has been told of; `self.disk` is that disk.
@@ -334,6 +349,64 @@ impl Disk {
     }
 }
 
+/// A drive in the human monitor's words.
+struct Shown<'d> {
+    disk: &'d Disk,
+    statistics: bool,
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let disk = self.disk;
+        f.write_str(disk.device())?;
+        if self.statistics {
+            let stats = disk.stats(disk.top(), true, false).stats;
+            let all = [
+                ("rd_bytes", stats.rd_bytes),
+                ("wr_bytes", stats.wr_bytes),
+                ("rd_operations", stats.rd_operations),
+                ("wr_operations", stats.wr_operations),
+                ("flush_operations", stats.flush_operations),
+                ("wr_total_time_ns", stats.wr_total_time_ns),
+                ("rd_total_time_ns", stats.rd_total_time_ns),
+                ("flush_total_time_ns", stats.flush_total_time_ns),
+                ("rd_merged", stats.rd_merged),
+                ("wr_merged", stats.wr_merged),
+                ("idle_time_ns", stats.idle_time_ns.unwrap_or(0)),
+            ];
+            f.write_str(":")?;
+            for (name, value) in all {
+                write!(f, " {name}={value}")?;
+            }
+            return f.write_str("\n");
+        }
+        let info = disk.info();
+        let Some(node) = info.inserted else { return f.write_str(": [not inserted]\n") };
+        if let Some(name) = node.node_name {
+            write!(f, " ({name})")?;
+        }
+        writeln!(f, ": {} ({}{})", node.file, node.drv, said(node.ro, ", read-only"))?;
+        match info.io_status {
+            Some(BlockDeviceIoStatus::Failed) => f.write_str("    I/O status:       failed\n")?,
+            Some(BlockDeviceIoStatus::Nospace) => f.write_str("    I/O status:       nospace\n")?,
+            _ => {}
+        }
+        let mode = if node.cache.writeback { "writeback" } else { "writethrough" };
+        let direct = said(node.cache.direct, ", direct");
+        let ignored = said(node.cache.no_flush, ", ignore flushes");
+        writeln!(f, "    Cache mode:       {mode}{direct}{ignored}")?;
+        if let Some(file) = node.backing_file {
+            let depth = node.backing_file_depth;
+            writeln!(f, "    Backing file:     {file} (chain depth: {depth})")?;
+        }
+        Ok(())
+    }
+}
+
+const fn said(is_so: bool, words: &'static str) -> &'static str {
+    if is_so { words } else { "" }
+}
+
 /// Nothing is counted by intervals.
 struct NoIntervals;
 
@@ -446,6 +519,33 @@ mod tests {
         let backing = statistics.backing.and_then(|backing| backing.get()).unwrap();
         assert_eq!((backing.device, backing.node_name), (None, Some("r")));
         assert!(backing.parent.is_some() && statistics.parent.is_none());
+    }
+
+    #[test]
+    fn the_human_monitors_words() {
+        let mut disk = disk("-drive file=/tmp/a,id=d0,readonly=on,cache=none");
+        let say = |disk: &Disk, statistics| Shown { disk, statistics }.to_string();
+        assert_eq!(
+            say(&disk, false),
+            "d0 (r): /tmp/a (raw, read-only)\n    Cache mode:       writeback, direct\n"
+        );
+        disk.device = Some(Attached { stuck: Some(DiskError::NoSpace), ..Attached::default() });
+        assert_eq!(
+            say(&disk, false),
+            "d0 (r): /tmp/a (raw, read-only)\n    I/O status:       nospace\n    \
+             Cache mode:       writethrough, direct\n"
+        );
+        let numbers = "rd_bytes=0 wr_bytes=0 rd_operations=0 wr_operations=0 flush_operations=0 wr_total_time_ns=0 \
+                       rd_total_time_ns=0 flush_total_time_ns=0 rd_merged=0 wr_merged=0 idle_time_ns=0";
+        assert_eq!(say(&disk, true), format!("d0: {numbers}\n"));
+        disk.file = None;
+        assert_eq!(say(&disk, false), "d0: [not inserted]\n");
+        let snapshot = self::disk("-drive file=/tmp/a,id=s,snapshot=on");
+        assert_eq!(
+            say(&snapshot, false),
+            "s (o): x-overlay (x-overlay)\n    Cache mode:       writeback\n    \
+             Backing file:     /tmp/a (chain depth: 1)\n"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use monovisor_core::schema::run_state::RunState;
 
 use crate::guest::read_physical;
 use crate::handlers::memory::Source;
-use crate::hmp::{Action, Line, Pointers, Progress, Snapshot, Target};
+use crate::hmp::{Action, Line, Listing, Pointers, Progress, Snapshot, Target};
 use crate::hypervisor::Hypervisor;
 use crate::state;
 
@@ -59,6 +59,19 @@ impl Human for Hypervisor<'_> {
             match hmp.line(number, &target, &mut line) {
                 Progress::Done => break Ok(()),
                 Progress::Working => break Err(nb::Error::WouldBlock),
+                Progress::Listing(listing) => {
+                    let hypervisor = &mut *target.hypervisor;
+                    let more = match listing {
+                        Listing::Network => hypervisor.list_network(number, text),
+                        Listing::Block => hypervisor.list_disk(number, false, text),
+                        Listing::BlockStats => hypervisor.list_disk(number, true, text),
+                    };
+                    match more {
+                        Ok(true) => {}
+                        Ok(false) => break Ok(()),
+                        Err(error) => break Err(error),
+                    }
+                }
                 Progress::Line => {
                     if let Err(error) = text.write(format_args!("{line}\n")) {
                         break Err(error);

@@ -1,18 +1,22 @@
 //! Network cards: their links and their filters.
 
+use core::fmt::Write;
+
 use heapless::{String, Vec};
 use monovisor_core::handlers::{Element, Network, Poll};
 use monovisor_core::schema::List;
 use monovisor_core::schema::net::{QueryRxFilterArgs, RxFilterInfo, RxState, SetLinkArgs};
 use monovisor_core::schema::value::Source;
-use monovisor_core::{Context, Error};
+use monovisor_core::{Context, Error, Text};
 use monovisor_devices::virtio::Context as VirtioContext;
 use monovisor_devices::virtio::net::{Filter, MAC_TABLE, Mac, Mode, Net, feature};
 
 use spin::{Mutex, MutexGuard};
 
+use monovisor_loader::options::GroupKind;
+
 use crate::hypervisor::Hypervisor;
-use crate::virtio::{Nic, mac_text};
+use crate::virtio::{NIC, Nic, mac_text};
 
 /// The filter that was asked for last. All zeros at first, so that it takes no room in the image.
 static FILTERED: Mutex<Filtered> = Mutex::new(Filtered {
@@ -100,6 +104,58 @@ impl Hypervisor<'_> {
                 devices.pc.with_virtio(slot, now, &mut *work);
             }
         });
+    }
+
+    /// Writes line `index` of `info network`: each hub with its ports, then the cards that are connected to none. As in QEMU
+    /// the newest hub and port come first. False: there are no more lines.
+    ///
+    /// # Errors
+    /// `WouldBlock` where there is no room.
+    pub(crate) fn list_network(&mut self, index: usize, text: &mut Text<'_, '_>) -> nb::Result<bool, Error> {
+        let mut skip = index;
+        // No more than a command line has room for.
+        let ends = || self.launch.options.groups(GroupKind::Netdev);
+        let hub = |end: usize| ends().nth(end).and_then(|end| end.number("hubid").ok().flatten());
+        let mut pass = || skip.checked_sub(1).map(|rest| skip = rest).is_none();
+        let count = ends().count();
+        for first in (0..count).rev().filter(|&first| (0..first).all(|end| hub(end) != hub(first))) {
+            if pass() {
+                return text.write(format_args!("hub {}\n", hub(first).unwrap_or_default())).map(|()| true);
+            }
+            for port in (0..count).rev().filter(|&port| hub(port) == hub(first)) {
+                if pass() {
+                    let name = ends().nth(port).and_then(|end| end.id()).unwrap_or_default();
+                    let nic = self.find_nic(0, &|nic| nic.netdev() == Some(name));
+                    return self.list_client(nic, Some(name), text);
+                }
+            }
+        }
+        match self.find_nic(skip, &|nic| nic.netdev().is_none()) {
+            None => Ok(false),
+            alone => self.list_client(alone, None, text),
+        }
+    }
+
+    /// A line of `info network`: a card, behind the port that it is connected to.
+    fn list_client(
+        &mut self,
+        nic: Option<Nic>,
+        port: Option<&str>,
+        text: &mut Text<'_, '_>,
+    ) -> nb::Result<bool, Error> {
+        let (before, port, after) = if let Some(port) = port { (" \\ ", port, ": ") } else { ("", "", "") };
+        let Some(nic) = nic else { return text.write(format_args!("{before}{port}\n")).map(|()| true) };
+        let (mut mac, mut dropped) = (Mac::default(), 0);
+        self.with_nic(&nic, &mut |net, _| (mac, dropped) = (net.mac(), net.dropped()));
+        let mut lost = String::<32>::new();
+        if dropped != 0 {
+            // It fits. QEMU does not count them.
+            let _ = write!(lost, ",dropped={dropped}");
+        }
+        let (name, mac) = (nic.name(), mac_text(&mac));
+        let line =
+            format_args!("{before}{port}{after}{name}: index=0,type=nic,model={NIC},macaddr={mac}{lost}\n");
+        text.write(line).map(|()| true)
     }
 
     /// The next card whose filter has changed since the last question.

@@ -155,11 +155,14 @@ const COMMANDS: &[Command] = &[
 
 const INFO: &[Command] = &[
     command("balloon", "", "show balloon information"),
+    command("block", "", "show info of all block devices"),
+    command("blockstats", "", "show block device statistics"),
     command("cpus", "", "show infos for each CPU"),
     command("history", "", "show the command line history"),
     command("kvm", "", "show KVM information"),
     command("mice", "", "show which guest mouse is receiving events"),
     command("name", "", "show the current VM name"),
+    command("network", "", "show the network state"),
     command("registers", "", "show the cpu registers"),
     command("status", "", "show the current VM status (running|paused)"),
     command("uuid", "", "show the current VM UUID"),
@@ -170,10 +173,22 @@ fn find<'c>(commands: &'c [Command], name: &str) -> Option<&'c Command> {
     commands.iter().find(|command| command.name.split('|').any(|one| one == name))
 }
 
+/// What the devices answer themselves, since its lines have no longest one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// `info block`
+    Block,
+    /// `info blockstats`
+    BlockStats,
+    /// `info network`
+    Network,
+}
+
 /// What is still to be written.
 #[derive(Clone)]
 enum Pending {
     Nothing,
+    Listing(Listing),
     One(Line),
     Two(Line, Line),
     Help(&'static [Command], &'static str),
@@ -447,6 +462,16 @@ impl Hmp {
             return Ok(());
         };
         self.done(command, rest)?;
+        let listing = match topic.name {
+            "block" => Some(Listing::Block),
+            "blockstats" => Some(Listing::BlockStats),
+            "network" => Some(Listing::Network),
+            _ => None,
+        };
+        if let Some(listing) = listing {
+            self.pending = Pending::Listing(listing);
+            return Ok(());
+        }
         let mut line = Line::new();
         match topic.name {
             "status" => {
@@ -499,6 +524,7 @@ impl Hmp {
         line.clear();
         let there = match &mut self.pending {
             Pending::Nothing => false,
+            Pending::Listing(listing) => return Progress::Listing(*listing),
             Pending::One(text) => {
                 line.clone_from(text);
                 index == 0
@@ -578,6 +604,8 @@ impl Default for Hmp {
 pub enum Progress {
     /// `line` holds a line of the answer.
     Line,
+    /// The line is the devices' to write, until they have none left.
+    Listing(Listing),
     /// Nothing yet: ask again.
     Working,
     /// The answer has ended.

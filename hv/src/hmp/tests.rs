@@ -71,6 +71,7 @@ fn answer(model: &mut Model, command: &str) -> Vec<String> {
         match hmp.line(lines.len(), model, &mut line) {
             Progress::Line => lines.push(line.as_str().to_owned()),
             Progress::Working => {}
+            Progress::Listing(listing) => return vec![format!("{listing:?}")],
             Progress::Done => return lines,
         }
     }

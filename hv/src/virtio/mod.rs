@@ -31,7 +31,7 @@ use crate::store::Files;
 pub use balloon::wanted as wants_balloon;
 use blk::Drives;
 pub use drive::{Cache, Drive, Name as DriveName, name as drive_name};
-pub use net::{Nic, check_netdev, mac_text};
+pub use net::{NAME as NIC, Nic, check_netdev, mac_text};
 pub use place::place;
 pub use property::{Kind, PCI, Property, VECTORS};
 pub use rng::check_object;

@@ -254,9 +254,19 @@ impl Nic {
         path
     }
 
+    /// Its name, where the operator has given one.
+    pub fn id(&self) -> Option<&'static str> {
+        self.group.id()
+    }
+
+    /// The back end that it is connected to.
+    pub fn netdev(&self) -> Option<&'static str> {
+        self.group.str("netdev")
+    }
+
     /// Whether a name means it, or the back end that it is connected to.
     pub fn answers_to(&self, name: &str) -> bool {
-        self.name() == name || self.group.str("netdev") == Some(name)
+        self.name() == name || self.netdev() == Some(name)
     }
 }
 

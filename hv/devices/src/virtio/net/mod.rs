@@ -188,6 +188,11 @@ impl Net {
         core::mem::replace(&mut self.filter_changed, false)
     }
 
+    /// The address that it has now.
+    pub const fn mac(&self) -> Mac {
+        self.filter.mac
+    }
+
     /// Frames that were for a card without room, or broke a rule.
     pub const fn dropped(&self) -> u64 {
         self.dropped
