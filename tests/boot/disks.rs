@@ -204,6 +204,19 @@ fn block_queries(rig: &Running) -> Result<()> {
     }
     ensure!(counts[2]["backing"]["parent"]["node-name"] == "#block006", "{counts}");
 
+    let said = client.execute("human-monitor-command", json!({ "command-line": "info block" }))?;
+    ensure!(
+        said == "d1 (#block001): /tmp/scratch (raw)\r\n    Cache mode:       writeback\r\n\r\n\
+                 virtio0 (#block004): disk.img (raw, read-only)\r\n    Cache mode:       writeback\r\n\r\n\
+                 virtio1 (#block008): x-overlay (x-overlay)\r\n    Cache mode:       writeback\r\n    \
+                 Backing file:     disk.img (chain depth: 1)\r\n",
+        "{said}"
+    );
+    let said = client.execute("human-monitor-command", json!({ "command-line": "info blockstats" }))?;
+    let counts = said.as_str().unwrap_or_default();
+    ensure!(counts.lines().count() == 3 && counts.starts_with("d1: rd_bytes="), "{said}");
+    ensure!(counts.contains(&format!(" wr_bytes={} rd_operations=", store["wr_bytes"])), "{said}");
+
     let nodes = client.execute("query-named-block-nodes", json!({}))?;
     let drivers: Vec<_> = nodes.as_array().context("no nodes")?.iter().map(|node| &node["drv"]).collect();
     ensure!(drivers == ["x-overlay", "raw", "file", "raw", "file", "raw", "file"], "{nodes}");

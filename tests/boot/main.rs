@@ -18,6 +18,7 @@ mod generic;
 mod guests;
 mod linux;
 mod machine;
+mod network;
 mod peripherals;
 mod preflight;
 mod programs;
@@ -75,6 +76,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Qemu, name: "generic", run: generic::run },
     Group { board: Board::Qemu, name: "disks", run: disks::run },
     Group { board: Board::Qemu, name: "peripherals", run: peripherals::run },
+    Group { board: Board::Qemu, name: "network", run: network::run },
     Group { board: Board::Qemu, name: "devices", run: devices::run },
     Group { board: Board::Qemu, name: "smp", run: smp::run },
     Group { board: Board::Qemu, name: "dmesg", run: dmesg::run },
