@@ -181,6 +181,26 @@ pub fn write_initramfs(path: &Path, tree: &Path, init: &str) -> Result<()> {
     paths::write_if_changed(path, &archive.finish())
 }
 
+/// Builds the program `tests/guests/linux/NAME.rs` at `output`; it needs no libraries.
+pub fn program(name: &str, output: &Path) -> Result<()> {
+    let source = paths::root().join("tests/guests/linux").join(name).with_extension("rs");
+    let mut command = process::command(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    command.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-C", "panic=abort"]);
+    command.args(["-C", "strip=symbols", "-o"]).arg(output).arg(source);
+    process::capture(&mut command, "rustc", Duration::from_secs(120))?;
+    Ok(())
+}
+
+/// An initramfs at `path` that is `initrd` and a program more in /bin: Linux unpacks one archive behind the other.
+pub fn with_program(initrd: &Path, name: &str, program: &Path, path: &Path) -> Result<()> {
+    let mut archive = Archive::new();
+    archive.file(&format!("bin/{name}"), 0o755, &std::fs::read(program)?);
+    let mut whole = std::fs::read(initrd)?;
+    whole.resize(whole.len().next_multiple_of(4), 0);
+    whole.extend(archive.finish());
+    paths::write_if_changed(path, &whole)
+}
+
 /// The cloud kernel's tree, for tests that make an initramfs of their own.
 pub fn linux_tree() -> Result<PathBuf> {
     debian_kernel(CLOUD)

@@ -4,7 +4,7 @@ use crate::board::Board;
 use crate::emulator::{HOST_EXTRA_MIB, Member, Rig};
 use crate::guest;
 use crate::line::Line;
-use crate::process::{self, Supervised};
+use crate::process::Supervised;
 use crate::progress::Progress;
 use crate::{build, paths};
 use anyhow::{Context, Result, bail};
@@ -162,11 +162,8 @@ fn without(kernel: &Path, initrd: &Path) -> Result<f64> {
 /// An initramfs whose /init tells the TSC.
 fn initramfs() -> Result<PathBuf> {
     let directory = paths::cache("bench")?;
-    let (source, init) = (paths::root().join("tests/guests/linux/init.rs"), directory.join("init"));
-    let mut command = process::command(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    command.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-C", "panic=abort"]);
-    command.arg("-o").arg(&init).arg(&source);
-    process::capture(&mut command, "rustc", Duration::from_secs(120))?;
+    let init = directory.join("init");
+    guest::program("init", &init)?;
     let mut archive = crate::cpio::Archive::new();
     archive.directory("dev").device("dev/console", 5, 1);
     archive.file("init", 0o755, &std::fs::read(&init)?);
