@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 /// How often each lets the other run.
-const ROUNDS: u32 = 200;
+const ROUNDS: u32 = 1000;
 /// State that is looked at: SSE, AVX, AVX-512. (A pattern in PKRU would take the memory away.)
 const LOOKED_AT: u64 = 0b1110_0110;
 /// XMM registers, MXCSR and the header of the area (SDM vol. 1, 13.4).
