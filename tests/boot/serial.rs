@@ -3,7 +3,7 @@
 //! Bochs hands its UART a character from a terminal as often as the line's speed says, which at 115200 baud is once in 4340
 //! instructions of its processor, and has it overrun if nobody fetches it: what is lost there would be lost on a rig with
 //! 921600 baud whose processor makes 400 million instructions a second. QEMU waits until the FIFO has room, so it shows
-//! that nothing is lost or doubled on the way, at any speed.
+//! that nothing is lost or doubled on the way, at any speed. It can give its UART breaks, and so many that the FIFO overruns.
 
 use crate::report::Report;
 use crate::rig::{self, Running, limit, member, words};
@@ -31,6 +31,9 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
         report.check(board, &format!("serial::not one byte lost, {storm}"), || not_one_lost(board, storm));
     }
     report.check(board, "serial::a rate that cannot be", || bad_rate(board));
+    if board == Board::Qemu {
+        report.check(board, "serial::breaks and overruns", disturbed);
+    }
     Ok(())
 }
 
@@ -104,6 +107,43 @@ fn pour(client: &mut Client, volume: usize, limit: Duration) -> Result<usize> {
         answered += length;
     }
     Ok(sent)
+}
+
+/// Breaks in the middle of a message, so many that the chip has no room for them, never make a command of what is left of it;
+/// each time there is an error, and the next message is understood.
+fn disturbed() -> Result<()> {
+    const BREAK: &[u8] = b"\x01b";
+    let storm = member("storm", rig::guest("storm")?);
+    let options = words("-m 64 -no-shutdown -kernel storm -append run=cpuid");
+    let mut description = rig::describe(Board::Qemu, "serial-breaks", options, vec![storm])?;
+    description.breaks = true;
+    let mut rig = Running::start(&description)?;
+    let mut client = rig.qmp()?;
+    let before = com1(&mut client)?;
+    for count in [1, 5, 100, 1] {
+        let halves = [br#"{"execute":"query-na"#.as_slice(), b"me\"}\r\n"];
+        client.send(&halves.join(&BREAK.repeat(count)[..]))?;
+        let lost = client.message(limit(Board::Qemu, 10))?;
+        // What the chip tells of breaks depends on how much room its FIFO has just then.
+        let text = lost["error"]["desc"].as_str().unwrap_or_default();
+        ensure!(
+            ["break", "overrun"]
+                .iter()
+                .any(|cause| text == format!("Input lost on the serial line ({cause})")),
+            "{count} breaks: {lost}"
+        );
+        // Silence begins afresh. What came before it may have been an error once more, but no command.
+        client.collect_events(Duration::from_millis(200))?;
+        let answers = client.events.drain(..).filter(|message| message.get("return").is_some());
+        ensure!(answers.count() == 0, "after {count} breaks a command was carried out");
+        client.execute("query-status", json!({})).with_context(|| format!("after {count} breaks"))?;
+    }
+    let after = com1(&mut client)?;
+    let grown = |what: &str| after[what].as_u64().unwrap_or(0) - before[what].as_u64().unwrap_or(0);
+    // The chip tells breaks that follow each other at once as one.
+    ensure!(grown("breaks") + grown("overruns") >= 4, "{after}");
+    drop(client);
+    rig.quit()
 }
 
 /// A speed that the clock does not give is an error that names the option, and the line has the usual one.

@@ -58,6 +58,8 @@ pub struct Rig {
     pub second: bool,
     /// Bochs: the UART of QMP loses what is not fetched in time, as a real one does. Else it waits.
     pub merciless: bool,
+    /// QEMU: Ctrl-A b on the line of QMP is a break, as often as it is sent; what finds no room in the FIFO is an overrun.
+    pub breaks: bool,
     /// More arguments for the emulator.
     pub extra: Vec<OsString>,
     /// A directory of this rig alone: sockets, the log, the bundle.
@@ -78,6 +80,7 @@ impl Rig {
             deterministic: false,
             second: false,
             merciless: false,
+            breaks: false,
             extra: Vec::new(),
             directory,
         }
@@ -147,8 +150,13 @@ impl Rig {
         let mut command = qemu();
         command.args(["-cpu", &self.cpu, "-m", &self.memory_mib.to_string()]);
         command.args(["-smp", &self.processors.to_string()]);
-        for (_, address) in sockets.addresses()? {
-            command.args(["-serial", &format!("unix:{address}")]);
+        for (com, address) in sockets.addresses()? {
+            if com == "com1" && self.breaks {
+                command.args(["-chardev", &format!("socket,id={com},path={address},mux=on")]);
+                command.args(["-serial", &format!("chardev:{com}")]);
+            } else {
+                command.args(["-serial", &format!("unix:{address}")]);
+            }
         }
         command.args(["-debugcon", &format!("file:{}", log.display())]);
         command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
