@@ -11,6 +11,9 @@ use xtask::board::Board;
 /// Runs the group.
 pub fn run(board: Board, report: &Report) -> Result<()> {
     report.check(board, "smp::more than the rig has", || too_many(board));
+    if board == Board::Qemu {
+        report.check(board, "smp::one processor at a time", || in_turn(board));
+    }
     cases(board, report)?;
     for processors in if board == Board::Bochs { vec![2] } else { vec![2, 4] } {
         let mut rig = start_with(board, &format!("smp-{processors}"), processors)?;
@@ -46,6 +49,21 @@ fn too_many(board: Board) -> Result<()> {
     rig.expect_log("-smp 3: this machine has only 2 processors", limit(board, 20))?;
     let status = rig.qmp()?.execute("query-status", json!({}))?;
     ensure!(status["status"] == "internal-error", "{status}");
+    rig.quit()
+}
+
+/// Emulated by one thread, the rig's processors have to leave off again and again, and not only where an interrupt waits.
+/// QEMU then delivers an interrupt that was injected once more.
+fn in_turn(board: Board) -> Result<()> {
+    let options = words("-m 64 -no-shutdown -smp 2 -kernel cases");
+    let mut rig = rig::describe(board, "smp-in-turn", options, vec![member("cases", rig::guest("cases")?)])?;
+    rig.processors = 2;
+    rig.deterministic = true;
+    let mut rig = Running::start(&rig)?;
+    rig.console.expect("READY", limit(board, 20)).with_context(|| rig.tail())?;
+    rig.console.send("time\n")?;
+    let text = rig.console.expect("DONE", limit(board, 60)).with_context(|| rig.tail())?;
+    ensure!(failures(&text).is_empty() && text.matches("PASS ").count() > 20, "{text}");
     rig.quit()
 }
 

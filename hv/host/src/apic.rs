@@ -184,3 +184,30 @@ pub fn id() -> u32 {
 pub fn is_x2apic() -> bool {
     MODE.load(Ordering::Relaxed) == X2APIC
 }
+
+/// Vector of the parked interrupt: the highest of the lowest class that there is (SDM vol. 3, 11.8.3).
+const PARKED: u32 = 0x1f;
+/// The task priority, as CR8, that holds that class back and no other.
+const PARKING: u64 = 1;
+
+/// Leaves an interrupt pending on this processor that its task priority holds back for good: what [`release_parked`] is for.
+pub fn park() {
+    hold_parked();
+    send(id(), FIXED | PARKED);
+}
+
+/// Makes the parked interrupt pending at the processor: the next entry to a guest ends at once, by a physical interrupt.
+///
+/// Interrupts are to stay off until [`hold_parked`] is called: the host has no handler for it.
+#[inline]
+pub fn release_parked() {
+    // SAFETY: CR8 decides about interrupts only, and the caller keeps them off.
+    unsafe { core::arch::asm!("mov cr8, {}", in(reg) 0u64, options(nostack, nomem, preserves_flags)) };
+}
+
+/// Holds the parked interrupt back again.
+#[inline]
+pub fn hold_parked() {
+    // SAFETY: CR8 decides about interrupts only; all that the host takes are of a higher class.
+    unsafe { core::arch::asm!("mov cr8, {}", in(reg) PARKING, options(nostack, nomem, preserves_flags)) };
+}

@@ -72,6 +72,7 @@ impl Svm {
                 self.control_mut().next_rip = next;
                 self.software = Some(Event { instruction_length: 0, ..event });
             }
+            EventKind::Interrupt => self.recoil = self.features.injects_twice,
             _ => {}
         }
         let mut event = event;

@@ -47,6 +47,10 @@ pub struct Features {
     pub tsc_aux: bool,
     /// INVPCID, and so an intercept for it (CPUID 7 EBX bit 10).
     pub invpcid: bool,
+    /// It is QEMU's TCG (CPUID 4000_0000), which keeps an interrupt that was injected to deliver it once more: when one of its
+    /// threads asks another to look up before the guest has left by itself. An exit right behind the injection, before the
+    /// guest's first instruction, makes it forget.
+    pub injects_twice: bool,
     /// Bits of a physical address (CPUID 8000_0008 EAX bits 7:0).
     pub physical_bits: u8,
     /// Largest page (CPUID 8000_0001 EDX bit 26).
@@ -62,7 +66,8 @@ impl Features {
         let physical = leaf(0x8000_0008).map_or(36, |leaf| leaf.eax as u8);
         let (asids, features) = leaf(0x8000_000a).map_or((0, 0), |leaf| (leaf.ebx, leaf.edx));
         let invpcid = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).ebx & 1 << 10 != 0;
-        Self { invpcid, ..Self::decode(extended_ecx, extended_edx, physical, asids, features) }
+        let injects_twice = is_tcg();
+        Self { invpcid, injects_twice, ..Self::decode(extended_ecx, extended_edx, physical, asids, features) }
     }
 
     const fn decode(
@@ -87,10 +92,22 @@ impl Features {
             virtual_nmi: bit(features, 25),
             tsc_aux: bit(extended_edx, 27),
             invpcid: false,
+            injects_twice: false,
             physical_bits,
             largest_page: if bit(extended_edx, 26) { PageSize::Size1G } else { PageSize::Size2M },
         }
     }
+}
+
+/// The processor is QEMU's TCG, which says so where hypervisors do.
+fn is_tcg() -> bool {
+    const HYPERVISOR: u32 = 1 << 31;
+    if __cpuid(1).ecx & HYPERVISOR == 0 {
+        return false;
+    }
+    let leaf = __cpuid(0x4000_0000);
+    [leaf.ebx, leaf.ecx, leaf.edx]
+        == [u32::from_le_bytes(*b"TCGT"), u32::from_le_bytes(*b"CGTC"), u32::from_le_bytes(*b"GTCG")]
 }
 
 /// Switches SVM on for this processor, with `host_save` as its host save area (APM vol. 2, 15.4 and 15.30.4).

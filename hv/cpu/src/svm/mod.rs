@@ -33,6 +33,7 @@ mod window;
 use core::arch::asm;
 
 use monovisor_arch::{Event, Vcpu, vector};
+use monovisor_host::apic;
 
 pub use features::Features;
 
@@ -196,6 +197,8 @@ pub struct Svm {
     flush: bool,
     /// State was set from outside since the last entry: check it.
     touched: bool,
+    /// The next entry is to end at once: see [`Features::injects_twice`].
+    recoil: bool,
     /// Something is to be done before the next entry: an event, a flush, a check.
     attention: bool,
     /// Something is to be undone after the next exit: EVENTINJ, TLB_CONTROL; or an IRET is watched.
@@ -220,6 +223,9 @@ impl Svm {
         svm.memory.context.barriers = unsafe { Barriers::begin(allowed) };
         svm.set_up(root);
         svm.set_up_host();
+        if features.injects_twice {
+            apic::park();
+        }
         svm.reset();
         Ok(svm)
     }
@@ -240,6 +246,7 @@ impl Svm {
             unexplained: None,
             flush: false,
             touched: false,
+            recoil: false,
             attention: false,
             cleanup: false,
         }

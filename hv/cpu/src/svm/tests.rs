@@ -22,6 +22,7 @@ fn features() -> Features {
         virtual_nmi: false,
         tsc_aux: false,
         invpcid: true,
+        injects_twice: false,
         physical_bits: 48,
         largest_page: PageSize::Size1G,
     }

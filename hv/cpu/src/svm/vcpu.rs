@@ -6,6 +6,7 @@ use monovisor_arch::state::bits::*;
 use monovisor_arch::{
     Control, DescriptorTable, Event, EventKind, Exit, Gpr, Segment, SegmentName, Vcpu, VcpuState, vector,
 };
+use monovisor_host::apic;
 use x86_64::registers::model_specific::Msr;
 
 use super::vmcb::{clean, intercept, interrupt};
@@ -20,10 +21,13 @@ impl Vcpu for Svm {
         /// whose delivery raises the next one without end.
         const EXITS_IN_A_ROW: u32 = 32;
         for _ in 0..EXITS_IN_A_ROW {
-            if self.attention
-                && let Some(exit) = self.prepare()
-            {
-                return exit;
+            if self.attention {
+                if let Some(exit) = self.prepare() {
+                    return exit;
+                }
+                if self.recoil {
+                    apic::release_parked();
+                }
             }
             // SAFETY: `new` has enabled SVM on this processor, to which this value is pinned, and set up everything
             // that the context points to, all of it inside `memory`, which nothing else can reach while this borrow
@@ -34,6 +38,13 @@ impl Vcpu for Svm {
             control.clean = if self.features.clean_bits { clean::ALL } else { 0 };
             if self.cleanup || control.exit_interrupt_info & INFO_VALID != 0 {
                 self.clean_up();
+                if core::mem::take(&mut self.recoil) {
+                    apic::hold_parked();
+                    // Any other interrupt is still pending, and ends the next entry.
+                    if self.memory.vmcb.control.exit_code == exit::INTR && self.step.is_none() {
+                        continue;
+                    }
+                }
                 if let Some(step) = self.step.take() {
                     if let Some(exit) = self.end_step(step) {
                         return exit;

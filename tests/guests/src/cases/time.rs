@@ -1,5 +1,7 @@
 //! Clocks and interrupts: 8254, 8259, RTC, PM timer, local APIC timer, HLT.
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use crate::apic::{self, register};
 use crate::cpu::{cpuid, disable_interrupts, enable_interrupts, inp, outp, rdmsr, tsc, wait, wrmsr};
 use crate::report::{check, equal, skip};
@@ -198,6 +200,23 @@ fn local_timer(hz: u64) {
     } else {
         skip("tsc deadline", "CPUID has none");
     }
+    slow_handler(hz);
+}
+
+/// A quarter of a second from an interrupt to its end, in which the guest gives its host no reason to look after it.
+fn slow_handler(hz: u64) {
+    static TICKS: AtomicU64 = AtomicU64::new(0);
+    fn linger(_: u8) {
+        let start = tsc();
+        while tsc() - start < TICKS.load(Relaxed) {}
+    }
+    TICKS.store(hz / 4, Relaxed);
+    trap::set_hook(Some(linger as trap::Hook), VECTOR);
+    let before = trap::count(VECTOR);
+    send_self(VECTOR);
+    wait_some();
+    trap::set_hook(None, VECTOR);
+    equal("interrupt comes once, however slow its handler", trap::count(VECTOR) - before, 1);
 }
 
 fn send_self(vector: u8) {
