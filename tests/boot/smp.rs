@@ -74,6 +74,7 @@ fn cases(board: Board, report: &Report) -> Result<()> {
     let options = rig::with_x2apic(board, options);
     let mut rig = rig::describe(board, "smp-cases", options, vec![member("cases", rig::guest("cases")?)])?;
     rig.processors = processors;
+    rig.parallel = true;
     let mut rig = Running::start(&rig)?;
     rig.console.expect("READY", limit(board, 20)).with_context(|| rig.tail())?;
     report.check(board, "smp::cases", || {
