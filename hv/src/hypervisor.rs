@@ -215,11 +215,6 @@ impl<'g> Hypervisor<'g> {
             Halt::Unexpected(code) => {
                 self.guest_failed(format_args!("unexpected exit {code:#x} of the guest"))
             }
-            Halt::TaskSwitch { rip } => {
-                self.guest_failed(format_args!(
-                    "the guest used a hardware task switch at {rip:#x} under PAE paging, which is not emulated"
-                ));
-            }
             Halt::Emulation { address, rip } => self.guest_failed(format_args!(
                 "the guest's instruction at {rip:#x} on the device address {address:#x} cannot be emulated"
             )),

@@ -262,6 +262,12 @@ pub trait VcpuState {
     /// Sets control registers and EFER without the checks of a guest's MOV; for reset, start-up and restore.
     fn set_control(&mut self, control: Control);
 
+    /// Loads the four registers of PAE paging (SDM vol. 3, 4.4.1) with a page-directory-pointer table, on a processor whose walks
+    /// begin there. False, and nothing has changed, where a present entry has reserved bits set.
+    fn load_pdptes(&mut self, _: &[u8; 32]) -> bool {
+        true
+    }
+
     /// A vector register, 64 bits an element from the lowest on; what is above its width reads as 0. `None` where there is no
     /// such register, or the guest has not switched its state on in XCR0. With access to an MMX register the x87 state becomes
     /// what any MMX instruction leaves (SDM vol. 1, 9.5.1).

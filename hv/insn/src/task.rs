@@ -4,7 +4,7 @@
 //! The processor has checked the gate's and the descriptor's privilege before it exits (SDM vol. 3, 26.4.2). What is wrong with
 //! the new task's segments is found when the switch has been made, and is the new task's exception.
 
-use monovisor_arch::state::bits::{CR0_PG, CR0_TS, RFLAGS_FIXED, RFLAGS_VM};
+use monovisor_arch::state::bits::{CR0_PG, CR0_TS, CR4_PAE, RFLAGS_FIXED, RFLAGS_VM};
 use monovisor_arch::{
     DescriptorTable, Event, EventKind, GuestMemory, Segment, SegmentName, TaskSource, TaskSwitch, VcpuState,
     vector,
@@ -154,8 +154,7 @@ impl<M: GuestMemory> System<'_, M> {
 
 /// Makes the switch that the processor has exited for. True: the new task wants a debug trap before its first instruction.
 ///
-/// Left to the caller: the local breakpoints of DR7, which a switch disables, and with PAE paging the four registers of the page
-/// directory pointers.
+/// Left to the caller: the local breakpoints of DR7, which a switch disables.
 pub fn task_switch<C: VcpuState + ?Sized>(
     cpu: &mut C,
     memory: &impl GuestMemory,
@@ -172,9 +171,12 @@ struct Entered {
     wide: bool,
     /// EXT of the error codes: no instruction has asked for this.
     external: u32,
+    /// The page directory pointers at its CR3 cannot be loaded.
+    unpaged: bool,
 }
 
 /// The first part (steps 1 to 12 of 8.3): leaves the old task, and loads all of the new one but its segments.
+#[inline(never)] // Inlined, it makes its caller 1.5 KB larger than it is itself.
 fn enter<C: VcpuState + ?Sized>(
     cpu: &mut C,
     memory: &impl GuestMemory,
@@ -251,8 +253,15 @@ fn enter<C: VcpuState + ?Sized>(
 
     let mut control = cpu.control();
     control.cr0 |= CR0_TS;
-    if layout.width == 4 && control.cr0 & CR0_PG != 0 {
-        control.cr3 = number(&tss, CR3, 4);
+    let mut unpaged = false;
+    let cr3 = number(&tss, CR3, 4);
+    if layout.width == 4 && control.cr0 & CR0_PG != 0 && control.cr3 != cr3 {
+        if control.cr4 & CR4_PAE != 0 {
+            unpaged = !load_page_directories(cpu, memory, cr3);
+        }
+        if !unpaged {
+            control.cr3 = cr3;
+        }
     }
     cpu.set_control(control);
     for member in 2..SEGMENTS {
@@ -264,7 +273,17 @@ fn enter<C: VcpuState + ?Sized>(
     }
     cpu.set_rflags(flags);
     cpu.set_rip(layout.get(&tss, 0));
-    Ok(Entered { tss, wide: layout.width == 4, external })
+    Ok(Entered { tss, wide: layout.width == 4, external, unpaged })
+}
+
+/// Loads the page directory pointers of PAE paging. What is not RAM reads as all ones, reserved bits and all.
+#[inline(never)]
+fn load_page_directories<C: VcpuState + ?Sized>(cpu: &mut C, memory: &impl GuestMemory, cr3: u64) -> bool {
+    let mut table = [0; 32];
+    if memory.read(cr3 & 0xffff_ffe0, &mut table).is_err() {
+        table.fill(0xff);
+    }
+    cpu.load_pdptes(&table)
 }
 
 /// Segment register `number` of a TSS.
@@ -281,6 +300,7 @@ fn segment_register(number: usize) -> SegmentName {
 }
 
 /// The second part (step 13, table 8-1): loads and checks the segments, and delivers the error code of an exception.
+#[inline(never)] // As `enter`.
 fn load<C: VcpuState + ?Sized>(
     cpu: &mut C,
     memory: &impl GuestMemory,
@@ -296,6 +316,10 @@ fn load<C: VcpuState + ?Sized>(
     let unusable = |selector| Segment { selector, access: Segment::UNUSABLE, ..Segment::default() };
     for name in [SegmentName::Ldtr, SegmentName::Es, SegmentName::Ds, SegmentName::Fs, SegmentName::Gs] {
         cpu.set_segment(name, unusable(0));
+    }
+    if entered.unpaged {
+        // As MOV to CR3 does; CR3 and the registers stay the old task's (SDM vol. 3, 4.4.1).
+        return Err(fault(vector::GP, 0));
     }
     let system = System { memory, paging: Paging::of(cpu).system() };
     let gdt = cpu.gdtr();

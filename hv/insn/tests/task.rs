@@ -221,6 +221,53 @@ fn what_is_wrong_with_a_segment_is_the_new_tasks_exception() {
     assert!(!cpu.segment(SegmentName::Gs).usable() && cpu.segment(SegmentName::Ds).usable());
 }
 
+/// PAE paging (SDM vol. 3, 4.4.1): tables at 0xa000, that map the first 2 MiB one to one, are in force; the new task's are to
+/// be at 0x5020.
+fn paged() -> (Cpu, Memory) {
+    let (mut cpu, memory) = rig();
+    fill(&memory, CODE, DATA, 2);
+    memory.put32(NEW + 0x1c, 0x5027);
+    memory.put64(0xa000, 0xb001);
+    memory.put64(0xb000, 0xe3);
+    for (offset, entry) in [(0x20, 0xb001), (0x28, 0xc001), (0x30, 0), (0x38, 0xfff0_0000_0000_01e6)] {
+        memory.put64(0x5000 + offset, entry);
+    }
+    cpu.control.cr0 |= bits::CR0_PG;
+    cpu.control.cr4 |= bits::CR4_PAE;
+    cpu.control.cr3 = 0xa000;
+    cpu.pdptes = [0xb001, 0, 0, 0];
+    (cpu, memory)
+}
+
+#[test]
+fn the_new_tasks_page_directories_are_loaded() {
+    let (mut cpu, memory) = paged();
+    assert_eq!(task_switch(&mut cpu, &memory, &switch(NEW_TSS, TaskSource::Call)), Ok(false));
+    assert_eq!(cpu.control.cr3, 0x5027);
+    assert_eq!(cpu.pdptes, [0xb001, 0xc001, 0, 0xfff0_0000_0000_01e6], "what is not present may be anything");
+    // With the CR3 that is there already, nothing is.
+    let (mut cpu, memory) = paged();
+    cpu.control.cr3 = 0x5027;
+    assert_eq!(task_switch(&mut cpu, &memory, &switch(NEW_TSS, TaskSource::Call)), Ok(false));
+    assert_eq!(cpu.pdptes, [0xb001, 0, 0, 0]);
+}
+
+#[test]
+fn page_directories_that_cannot_be_are_the_new_tasks_exception() {
+    // A reserved bit, and no RAM at all.
+    for (cr3, third) in [(0x5027, 0xd003), (0xf_0000, 0)] {
+        let (mut cpu, memory) = paged();
+        memory.put32(NEW + 0x1c, cr3);
+        memory.put64(0x5030, third);
+        let result = task_switch(&mut cpu, &memory, &switch(NEW_TSS, TaskSource::Call));
+        let outcome = Outcome::Exception { event: Event::fault(vector::GP, 0), cr2: None };
+        assert_eq!(result, Err(TaskFault { outcome, switched: true }));
+        assert_eq!((cpu.control.cr3, cpu.pdptes), (0xa000, [0xb001, 0, 0, 0]));
+        assert_eq!((cpu.rip, cpu.segment(SegmentName::Tr).selector), (0x7000, NEW_TSS));
+        assert!(!cpu.segment(SegmentName::Ds).usable());
+    }
+}
+
 #[test]
 fn software_interrupts_return_behind_themselves() {
     let (mut cpu, memory) = rig();

@@ -35,11 +35,6 @@ pub enum Halt {
     EntryFailed(EntryFailure),
     /// An exit that is not understood.
     Unexpected(u64),
-    /// A task switch under PAE paging, which VMX leaves to its host and Monovisor does not emulate.
-    TaskSwitch {
-        /// Instruction pointer.
-        rip: u64,
-    },
     /// An instruction that touched a device and cannot be emulated.
     Emulation {
         /// Guest-physical address that was accessed.

@@ -3,6 +3,8 @@
 //!
 //! The rules are those for our controls: unrestricted guest, EPT, EFER, PAT and debug controls loaded.
 
+use core::arch::x86_64::__cpuid;
+
 use monovisor_arch::state::bits::{
     CR0_PE, CR0_PG, CR4_PAE, CR4_PCIDE, EFER_LMA, EFER_LME, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_TF, RFLAGS_VM,
 };
@@ -182,11 +184,22 @@ fn tables(state: &GuestState) -> Option<&'static str> {
     first(&[(!fits(&state.gdtr) || !fits(&state.idtr), "the base of GDTR or IDTR is not canonical")])
 }
 
+/// Bits of physical addresses: 36 where the leaf is missing (SDM vol. 3, 4.1.4).
+pub(super) fn physical_bits() -> u32 {
+    let bits = if __cpuid(0x8000_0000).eax >= 0x8000_0008 { __cpuid(0x8000_0008).eax & 0xff } else { 36 };
+    bits.min(52)
+}
+
+/// An entry of PAE paging's page-directory-pointer table is present and has reserved bits set (SDM vol. 3, table 4-8).
+pub(super) const fn pdpte_reserved(entry: u64, physical_bits: u32) -> bool {
+    entry & 1 != 0 && (entry & 0x1e6 != 0 || entry >> physical_bits != 0)
+}
+
 /// 27.3.1.4 and 27.3.1.6.
 fn flow(state: &GuestState) -> Option<&'static str> {
     let [_, cs, ..] = &state.segments;
     let wide = state.long && cs.long();
-    let reserved = |entry: &u64| entry & 1 != 0 && (entry & 0x1e6 != 0 || entry >> state.physical_bits != 0);
+    let reserved = |entry: &u64| pdpte_reserved(*entry, state.physical_bits);
     let pae = state.cr0 & CR0_PG != 0 && state.cr4 & CR4_PAE != 0 && !state.long;
     first(&[
         (!wide && state.rip >> 32 != 0, "RIP is beyond 32 bits"),

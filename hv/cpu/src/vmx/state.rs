@@ -6,6 +6,7 @@ use monovisor_arch::state::bits::{
 };
 use monovisor_arch::{Control, DescriptorTable, Gpr, Segment, SegmentName, VcpuState, VectorRegister};
 
+use super::check::{pdpte_reserved, physical_bits};
 use super::control::entry;
 use super::field::Field;
 use super::instruction::{cr2, rdmsr, set_cr2, wrmsr};
@@ -130,13 +131,6 @@ impl Vmx {
         [0, 1, 2, 3].map(|index| self.vmcs.read(Field::GUEST_PDPTE0.of_segment(index)))
     }
 
-    /// Sets them: after `set_control` has set a guest to PAE paging, with what is in its memory at CR3.
-    pub fn set_pdptes(&mut self, values: [u64; 4]) {
-        for (index, value) in (0..).zip(values) {
-            self.vmcs.write(Field::GUEST_PDPTE0.of_segment(index), value);
-        }
-    }
-
     /// An instruction has been completed in software: RF ends with it, and with TF set the trap that the CPU would raise
     /// behind it is due (SDM vol. 3, 18.3.1.1, 18.3.1.4).
     #[cold]
@@ -194,6 +188,19 @@ impl VcpuState for Vmx {
         if self.vmcs.get(Slot::Rflags) & (RFLAGS_TF | RFLAGS_RF) != 0 {
             self.complete_instruction();
         }
+    }
+
+    #[cold]
+    fn load_pdptes(&mut self, table: &[u8; 32]) -> bool {
+        let bits = physical_bits();
+        let entries = || table.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry));
+        if entries().any(|entry| pdpte_reserved(entry, bits)) {
+            return false;
+        }
+        for (index, entry) in (0..).zip(entries()) {
+            self.vmcs.write(Field::GUEST_PDPTE0.of_segment(index), entry);
+        }
+        true
     }
 
     fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {

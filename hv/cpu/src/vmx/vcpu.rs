@@ -1,7 +1,5 @@
 //! Running the guest: entries, exits, and events on their way in.
 
-use core::arch::x86_64::__cpuid;
-
 use monovisor_arch::state::bits::{CR0_CD, CR0_NW, CR0_PE, RFLAGS_IF};
 use monovisor_arch::{
     EntryFailure, Event, EventKind, Exit, TaskSource, TaskSwitch, Vcpu, VcpuState, VirtualInterrupts, vector,
@@ -196,9 +194,6 @@ impl Vmx {
     /// What the CPU has found fault with.
     fn guest_state(&self) -> GuestState {
         let controls = self.vmcs.read(Field::ENTRY_CONTROLS) as u32;
-        // 36 bits where the leaf is missing (SDM vol. 3, 4.1.4).
-        let physical_bits =
-            if __cpuid(0x8000_0000).eax >= 0x8000_0008 { __cpuid(0x8000_0008).eax & 0xff } else { 36 };
         GuestState {
             cr0: self.vmcs.read(Field::GUEST_CR0),
             cr3: self.vmcs.read(Field::GUEST_CR3),
@@ -219,7 +214,7 @@ impl Vmx {
             pdptes: self.pdptes(),
             long: controls & control::entry::IA32E_MODE_GUEST != 0,
             event: self.vmcs.read(Field::ENTRY_INTERRUPTION) as u32,
-            physical_bits: physical_bits.min(52),
+            physical_bits: check::physical_bits(),
             five_level: self.five_level(),
         }
     }

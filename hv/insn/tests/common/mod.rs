@@ -28,6 +28,7 @@ pub struct Cpu {
     pub gdtr: DescriptorTable,
     pub vectors: [[u64; 4]; 16],
     pub mmx: [u64; 8],
+    pub pdptes: [u64; 4],
 }
 
 const FLAT_DATA: Segment = Segment { selector: 0x10, base: 0, limit: u32::MAX, access: 0xc093 };
@@ -44,6 +45,7 @@ impl Cpu {
             gdtr: DescriptorTable::default(),
             vectors: [[0; 4]; 16],
             mmx: [0; 8],
+            pdptes: [0; 4],
         };
         cpu.segments[SegmentName::Cs as usize].access = 0xc09b;
         cpu
@@ -109,6 +111,14 @@ impl VcpuState for Cpu {
     }
     fn set_control(&mut self, control: Control) {
         self.control = control;
+    }
+    fn load_pdptes(&mut self, table: &[u8; 32]) -> bool {
+        let entries = [0, 1, 2, 3].map(|index| u64::from_le_bytes(table.as_chunks().0[index]));
+        let legal = entries.iter().all(|entry| entry & 1 == 0 || entry & 0xfff0_0000_0000_01e6 == 0);
+        if legal {
+            self.pdptes = entries;
+        }
+        legal
     }
     fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {
         Some(match register {

@@ -1,6 +1,5 @@
 //! Instructions that the hypervisor carries out for the guest: MMIO, string I/O, and finding the next one.
 
-use monovisor_arch::state::bits;
 use monovisor_arch::{Event, IoExit, MemoryExit, TaskSwitch, Vcpu, vector};
 use monovisor_insn::{self as insn, Bus, Outcome, Ports, TaskFault};
 
@@ -102,11 +101,6 @@ impl Machine<dyn Vcpu> {
         const LOCAL: u64 = 0x155;
         /// DR6: a task switch.
         const BT: u64 = 1 << 15;
-        let control = self.vcpu.control();
-        if control.cr0 & bits::CR0_PG != 0 && control.cr4 & bits::CR4_PAE != 0 {
-            // VMX keeps the four pointers to page directories where only the processor loads them.
-            return Step::Stop(Halt::TaskSwitch { rip: self.vcpu.rip() });
-        }
         match insn::task_switch(&mut self.vcpu, self.ram, switch) {
             Ok(trap) => {
                 let mut registers = self.vcpu.debug_registers();

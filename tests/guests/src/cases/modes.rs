@@ -10,7 +10,7 @@ use core::arch::{asm, global_asm};
 const PLACE: u64 = 0x1_0000;
 
 /// Bytes from there on that are used.
-const SIZE: usize = 0x2000;
+const SIZE: usize = 0x6000;
 
 /// What the stops leave, in order: offsets of 32-bit words at `PLACE` + 0xe00.
 const NOTES: u64 = PLACE + 0xe00;
@@ -21,6 +21,7 @@ global_asm!(
     .balign 16
     .set PLACE, 0x10000
     .set NOTE, PLACE + 0xe00
+    .set WINDOW, 0x200ff8
     .global modes_start
 modes_start:
     .code64
@@ -177,7 +178,15 @@ modes_protected_32:
     lidt [at_idt_pointer]
     mov ax, 0x28
     ltr ax
-    // 8.3: a task of its own, by CALL and by an interrupt through a task gate, and back by IRET.
+    // 8.3: a task of its own, by CALL and by an interrupt through a task gate, and back by IRET. 4.4.1: each task has its own
+    // page directory pointers, of PAE paging.
+    mov eax, PLACE + 0xac0
+    mov cr3, eax
+    mov [PLACE + 0xc1c], eax
+    mov dword ptr [PLACE + 0xb1c], PLACE + 0xae0
+    mov eax, cr0
+    or eax, 0x80000000
+    mov cr0, eax
     mov dword ptr [PLACE + 0xb20], offset at_task
     mov dword ptr [PLACE + 0xb24], 2
     mov dword ptr [PLACE + 0xb28], 0x12345678   // EAX
@@ -201,6 +210,13 @@ modes_protected_32:
     pop eax
     mov [NOTE + 0x64], eax
     clts
+    mov eax, [WINDOW]
+    mov [NOTE + 0x78], eax
+    mov eax, cr3
+    mov [NOTE + 0x7c], eax
+    mov eax, cr0
+    and eax, 0x7fffffff
+    mov cr0, eax
     xor eax, eax
     mov ecx, PLACE >> 4
     push eax                    // GS
@@ -230,6 +246,8 @@ modes_task:
     movzx edx, word ptr [PLACE + 0xb00]
     mov [NOTE + 0x6c], edx
     inc dword ptr [NOTE + 0x70]
+    mov edx, [WINDOW]
+    mov [NOTE + 0x74], edx
     mov eax, 0x11112222
     iretd
     jmp modes_task
@@ -400,6 +418,16 @@ pub fn run() {
         ((PLACE + 0x1800) as *mut u64).add(13).write_unaligned(gate);
         // A task gate for the breakpoint.
         ((PLACE + 0x1800) as *mut u64).add(3).write_unaligned(0x38 << 16 | 0x8500 << 32);
+        // Two sets of PAE tables: the first 2 MiB one to one, then a page that is not the same.
+        for set in 0..2 {
+            let (directory, table, seen) =
+                (PLACE + 0x2000 + 0x2000 * set, PLACE + 0x3000 + 0x2000 * set, PLACE + 0x1000 * set);
+            ((PLACE + 0xac0 + 0x20 * set) as *mut u64).write(directory | 1);
+            (directory as *mut u64).write(0x83);
+            (directory as *mut u64).add(1).write(table | 3);
+            (table as *mut u64).write(seen | 3);
+            ((seen + 0xff8) as *mut u32).write(0xaced_0000 | set as u32);
+        }
         asm!(
             "call {place}",
             place = in(reg) PLACE,
@@ -449,5 +477,11 @@ pub fn run() {
     equal("8.3: IRET leaves the task available", note(0x60) >> 9 & 1, 0);
     equal("8.3: IRET ends the nesting", note(0x64) >> 14 & 1, 0);
     equal("8.3: by CALL and by task gate", note(0x70), 2);
+    equal("4.4.1: page directories of the new task", note(0x74), 0xaced_0001);
+    equal(
+        "4.4.1: page directories of the old task",
+        (note(0x78), note(0x7c)),
+        (0xaced_0000, PLACE as u32 + 0xac0),
+    );
     equal("2.2: cpuid in 64-bit mode again", cpuid(0, 0)[1], vendor);
 }
