@@ -131,9 +131,10 @@ fn set_up(spurious_vector: u8, external: bool) {
     write(Register::LvtThermal, MASKED);
     write(Register::LvtPerformance, MASKED);
     write(Register::LvtError, MASKED);
+    // While the APIC is off, as INIT leaves it, no entry can be unmasked (SDM vol. 3, 11.4.7.2).
+    write(Register::Spurious, SOFTWARE_ENABLE | u32::from(spurious_vector));
     write(Register::Lint0, if external { DELIVER_EXTINT } else { MASKED });
     write(Register::Lint1, DELIVER_NMI);
-    write(Register::Spurious, SOFTWARE_ENABLE | u32::from(spurious_vector));
     // Whatever the firmware left in service: at most one a priority class.
     for _ in 0..16 {
         end_of_interrupt();

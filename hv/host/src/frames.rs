@@ -15,6 +15,9 @@ const MAX_FREE: usize = 256;
 
 /// Memory below 1 MiB is kept for what must lie there: the code that further processors start in.
 const LOW_END: u64 = 1 << 20;
+/// The first 64 KiB are left alone although the memory map calls them usable: firmware of real boards writes there from
+/// system-management mode.
+const LOW_START: u64 = 64 << 10;
 
 static FREE: Mutex<FreeRanges> = Mutex::new(FreeRanges::new());
 static LOW: Mutex<FreeRanges> = Mutex::new(FreeRanges::new());
@@ -85,7 +88,7 @@ impl FreeRanges {
 
 /// Sets up the free ranges. `image` is where the image lies; nothing at or above `limit` is used.
 pub(crate) fn init(boot: &BootInfo, image: PhysRange, limit: u64) {
-    for (free, from, to) in [(&LOW, 4096, LOW_END), (&FREE, LOW_END, limit)] {
+    for (free, from, to) in [(&LOW, LOW_START, LOW_END), (&FREE, LOW_END, limit)] {
         let mut free = free.lock();
         for region in boot.memory.iter().filter(|region| region.kind == MemoryKind::Usable) {
             let start = region.range.start.max(from);

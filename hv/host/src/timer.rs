@@ -27,6 +27,10 @@ const PIT_STEP: u32 = 1_193;
 /// Checkpoints at most: calibration takes 5 ms, or ends as soon as two give the same rate within one part in `AGREE`.
 const CHECKPOINTS: u32 = 5;
 const AGREE: u64 = 20_000;
+/// Further measurements at most, of which one has to agree with that before it within one part in `SAME`: undisturbed ones of
+/// a millisecond differ by a port read at each end, which is less.
+const MEASUREMENTS: u32 = 8;
+const SAME: u64 = 1_000;
 /// Tries to read the reference without something (an SMI, an emulator's host) coming between.
 const TRIES: u32 = 8;
 /// Polls of a reference before it is taken for dead.
@@ -175,7 +179,7 @@ impl Reference {
         None
     }
 
-    /// TSC and local APIC timer rates in Hz.
+    /// TSC and local APIC timer rates in Hz, of one measurement.
     fn calibrate(self) -> Option<(u64, u64)> {
         let step = match self {
             Self::PmTimer { .. } => PM_TIMER_STEP,
@@ -216,6 +220,22 @@ impl Reference {
         apic::write(Register::InitialCount, 0);
         rates
     }
+}
+
+/// Measures again and again until two measurements that have nothing in common agree within one part in `SAME`: all that
+/// lasts is scaled by the result, and one that a system-management interrupt, or an emulator's host, has stood still in is
+/// wrong as a whole. False with the last one where no two in a row do.
+fn agreeing(mut measure: impl FnMut() -> Option<(u64, u64)>) -> Option<((u64, u64), bool)> {
+    let mut last = measure()?;
+    for _ in 0..MEASUREMENTS {
+        let Some(next) = measure() else { break };
+        let agree = last.0.abs_diff(next.0) <= next.0 / SAME;
+        last = next;
+        if agree {
+            return Some((last, true));
+        }
+    }
+    Some((last, false))
 }
 
 /// TSC rate that the processor, or a hypervisor below us, tells; and the rate of the APIC timer with it.
@@ -278,20 +298,28 @@ pub(crate) fn init(features: &Features, fadt: Option<&Fadt>) {
     let mut how = "as the processor says";
     if tsc.is_none() || (lapic.is_none() && !deadline_mode) {
         let pm_timer = fadt.and_then(|fadt| fadt.pm_timer).map(|port| Reference::PmTimer { port });
-        let mut rates = pm_timer.and_then(|reference| reference.calibrate());
-        how = "measured by the ACPI PM timer";
-        if rates.is_none() {
-            rates = Reference::Pit.calibrate();
-            how = "measured by the 8254";
-        }
-        if let Some((measured_tsc, measured_lapic)) = rates {
+        for (reference, name) in
+            [(pm_timer, "measured by the ACPI PM timer"), (Some(Reference::Pit), "measured by the 8254")]
+        {
+            let Some(reference) = reference else { continue };
+            let Some(((measured_tsc, measured_lapic), sure)) = agreeing(|| reference.calibrate()) else {
+                continue;
+            };
+            how = name;
             tsc = tsc.or(Some(measured_tsc));
             lapic = lapic.or(Some(measured_lapic));
+            if !sure {
+                crate::warn!("no two measurements of the TSC agree: time may run wrong");
+            }
+            break;
         }
     }
     let hz = tsc.filter(|&hz| hz != 0).unwrap_or_else(|| {
-        crate::error!("no clock to measure the TSC by; taking it for 1 GHz");
-        1_000_000_000
+        // The base frequency in MHz, which the TSC's is within half a percent of (SDM vol. 2, CPUID leaf 16H).
+        let base = if __cpuid(0).eax >= 0x16 { u64::from(__cpuid(0x16).eax & 0xffff) } else { 0 };
+        let hz = if base == 0 { 1_000_000_000 } else { base * 1_000_000 };
+        crate::error!("no clock to measure the TSC by: it is taken for one of {} MHz", hz / 1_000_000);
+        hz
     });
     TSC_HZ.store(hz, Ordering::Relaxed);
     DEADLINE_MODE.store(deadline_mode, Ordering::Relaxed);
@@ -313,4 +341,33 @@ pub(crate) fn init(features: &Features, fadt: Option<&Fadt>) {
         if features.invariant_tsc { ", invariant" } else { "" },
         if deadline_mode { "in TSC-deadline mode" } else { "one-shot" },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The outcome for measurements of the TSC that give these rates, one after the other.
+    fn of(rates: &[u64]) -> Option<(u64, bool)> {
+        let mut rates = rates.iter();
+        agreeing(|| rates.next().map(|&rate| (rate, 1))).map(|((rate, _), sure)| (rate, sure))
+    }
+
+    #[test]
+    fn a_disturbed_measurement_is_not_taken() {
+        assert_eq!(of(&[2_594_000_000, 2_594_100_000]), Some((2_594_100_000, true)));
+        assert_eq!(of(&[168_000_000, 2_594_000_000, 2_594_100_000, 7]), Some((2_594_100_000, true)));
+        assert_eq!(
+            of(&[2_594_000_000, 168_000_000, 2_594_000_000, 2_594_000_001]),
+            Some((2_594_000_001, true))
+        );
+    }
+
+    #[test]
+    fn what_never_agrees_is_told() {
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[5_000]), Some((5_000, false)));
+        let wild: Vec<u64> = (1..100).map(|n| n * 1_000_000).collect();
+        assert_eq!(of(&wild), Some((u64::from(MEASUREMENTS + 1) * 1_000_000, false)));
+    }
 }

@@ -66,7 +66,7 @@ impl Madt {
         /// Flags bit 0: enabled (5.2.12.2).
         const ENABLED: u32 = 1;
         match kind {
-            0 if u32_at(entry, 4)? & ENABLED != 0 => self.cpus.push(u8_at(entry, 3)?.into()).ok(),
+            0 if u32_at(entry, 4)? & ENABLED != 0 => self.add_cpu(u8_at(entry, 3)?.into()),
             1 => {
                 let ioapic = IoApic { address: u32_at(entry, 4)?.into(), gsi_base: u32_at(entry, 8)? };
                 self.ioapics.push(ioapic).ok()
@@ -87,9 +87,17 @@ impl Madt {
                 self.lapic_address = u64_at(entry, 4)?;
                 Some(())
             }
-            9 if u32_at(entry, 8)? & ENABLED != 0 => self.cpus.push(u32_at(entry, 4)?).ok(),
+            9 if u32_at(entry, 8)? & ENABLED != 0 => self.add_cpu(u32_at(entry, 4)?),
             _ => Some(()),
         }
+    }
+
+    /// Some firmware lists a processor twice, by an entry of each kind: started twice, it would lose what it runs.
+    fn add_cpu(&mut self, id: u32) -> Option<()> {
+        if self.cpus.contains(&id) {
+            return None;
+        }
+        self.cpus.push(id).ok()
     }
 
     /// Where an ISA interrupt arrives.

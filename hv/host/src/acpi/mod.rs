@@ -93,18 +93,24 @@ impl Acpi {
             match memory.bytes(address, 4) {
                 Some(b"APIC") => acpi.madt = table(address, memory).map(Madt::parse),
                 Some(b"FACP") => acpi.fadt = table(address, memory).and_then(Fadt::parse),
+                // Where the firmware has \_S5 depend on its set-up, it is in a table beside the DSDT.
+                Some(b"SSDT") if acpi.s5.is_none() => acpi.s5 = soft_off(address, memory),
                 _ => {}
             }
         }
-        if let Some(fadt) = &acpi.fadt
-            && let Some(len) = memory.bytes(fadt.dsdt, HEADER).and_then(|header| u32_at(header, 4))
-            && len <= MAX_TABLE
-        {
-            // Not summed up: it is large, and what is looked for tells itself by 8 bytes.
-            acpi.s5 = memory.bytes(fadt.dsdt, len as usize).and_then(find_s5);
+        if let Some(fadt) = &acpi.fadt {
+            acpi.s5 = soft_off(fadt.dsdt, memory).or(acpi.s5);
         }
         Some(acpi)
     }
+}
+
+/// What the DSDT or SSDT at `address` says of soft-off. It is not summed up: it is large, and what is looked for tells
+/// itself by 8 bytes.
+#[inline(never)]
+fn soft_off(address: u64, memory: &impl PhysicalMemory) -> Option<SleepState> {
+    let len = u32_at(memory.bytes(address, HEADER)?, 4).filter(|len| *len <= MAX_TABLE)?;
+    find_s5(memory.bytes(address, len as usize)?)
 }
 
 #[cfg(test)]

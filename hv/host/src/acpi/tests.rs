@@ -26,6 +26,7 @@ const MADT: &[u8] = &[
     1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0, // I/O APIC
     2, 10, 0, 0, 2, 0, 0, 0, 0, 0, // IRQ 0 on GSI 2
     2, 10, 0, 9, 9, 0, 0, 0, 0x0f, 0, // IRQ 9 low, level
+    9, 16, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, // processor 0 again
     9, 16, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 7, 0, 0, 0, // x2APIC 0x100
     3, 1, // too short: the end
 ];
@@ -92,6 +93,25 @@ fn reads_both_kinds_of_root() {
         assert_eq!(fadt.reset, Some((GenericAddress { space: 1, address: 0xcf9 }, 6)));
         assert_eq!(acpi.s5, Some(SleepState { pm1a: 5, pm1b: 1 }));
     }
+}
+
+#[test]
+fn s5_may_be_beside_the_dsdt() {
+    let mut memory = tables(true);
+    let mut entries = vec![];
+    for address in [0x5000u64, 0x6000, 0x8000, 0x9000] {
+        entries.extend(address.to_le_bytes());
+    }
+    memory.0[2].1 = sdt(b"XSDT", &entries);
+    memory.0[5].1 = sdt(b"DSDT", b"no such name");
+    memory.0.extend([(0x8000, sdt(b"SSDT", b"nor here")), (0x9000, sdt(b"SSDT", S5))]);
+    let s5 = |memory: &Pieces| Acpi::read(0xf0010, memory).unwrap().s5;
+    assert_eq!(s5(&memory), Some(SleepState { pm1a: 5, pm1b: 1 }));
+    // The DSDT's own counts.
+    let mut own = S5.to_vec();
+    own[9] = 7;
+    memory.0[5].1 = sdt(b"DSDT", &own);
+    assert_eq!(s5(&memory), Some(SleepState { pm1a: 7, pm1b: 1 }));
 }
 
 #[test]

@@ -21,6 +21,8 @@ const RING_RESERVE: usize = 3;
 const CAUSES: usize = 64;
 /// Characters read in one go, likewise.
 const DRAIN: usize = 512;
+/// Polls, of about 1 us, for a transmitter to come to rest: 16 characters at 9600 baud last 17 ms.
+const IDLE_POLLS: u32 = 20_000;
 /// Rounds over the UARTs that share an interrupt, likewise.
 pub(super) const SHARING_PASSES: usize = 64;
 
@@ -167,13 +169,17 @@ fn note(source: Sources) {
 /// The chip at `base`, where there is one: its interrupt enables keep what is written, and in loop-back its modem outputs
 /// come in.
 fn detect(base: u16) -> Option<Chip> {
-    // Four bits, the others read as 0 (data sheet, 8.5): a bus that nobody drives gives ones.
+    // Four bits (data sheet, 8.5): a bus that nobody drives gives ones.
     for pattern in [0, IER_ALL, 0] {
         port::out8(base + INTERRUPT_ENABLE, pattern);
-        if port::in8(base + INTERRUPT_ENABLE) != pattern {
+        // Later chips have more there, which may read as anything.
+        if port::in8(base + INTERRUPT_ENABLE) & IER_ALL != pattern {
             return None;
         }
     }
+    // What the boot loader has written last is still on its way: loop-back would have it come in, and another divisor would
+    // garble it.
+    let _ = (0..IDLE_POLLS).find(|_| port::in8(base + LINE_STATUS) & LSR_IDLE != 0);
     let old = port::in8(base + MODEM_CONTROL);
     // RTS comes back as CTS, OUT2 as DCD (data sheet, 8.6.1).
     port::out8(base + MODEM_CONTROL, MCR_LOOP | MCR_RTS | MCR_OUT2);
