@@ -333,7 +333,7 @@ where
         features,
     };
     let allowed = features::allowed(&features, &host_cpuid);
-    let settings = Settings { root: tables.root(), allowed };
+    let settings = Settings { root: tables.root(), allowed, posted: !options.cpu.no_posted };
     // SAFETY: this is the first processor at CPL 0 with interrupts off; `host` has set up GDT, IDT (with an NMI
     // handler that returns), TSS and the identity map for good and uses none of the registers named. The tables
     // map what was carved for the guest and nothing else.

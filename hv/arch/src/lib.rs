@@ -10,6 +10,7 @@ pub mod event;
 pub mod exit;
 pub mod layout;
 pub mod memory;
+pub mod posted;
 pub mod state;
 
 pub use event::{Event, EventKind, vector};
@@ -17,6 +18,7 @@ pub use exit::{
     EntryFailure, Exit, InstructionBytes, IoExit, MemoryAccess, MemoryExit, StringIo, TaskSource, TaskSwitch,
 };
 pub use memory::{GuestMemory, MemoryError};
+pub use posted::PostedInterrupts;
 pub use state::{
     Control, CpuMode, DescriptorTable, Gpr, Segment, SegmentName, Vcpu, VcpuState, VectorRegister,
     VirtualInterrupts,

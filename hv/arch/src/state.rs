@@ -2,6 +2,7 @@
 
 use crate::event::Event;
 use crate::exit::Exit;
+use crate::posted::PostedInterrupts;
 
 /// General-purpose registers in the order of their encoding in ModRM (SDM vol. 2, table 2-2 with REX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -370,6 +371,11 @@ pub trait Vcpu: VcpuState {
     /// more until the next [`Self::give_interrupts`].
     fn take_interrupts(&mut self) -> VirtualInterrupts {
         VirtualInterrupts::default()
+    }
+
+    /// Where others can post interrupts for this processor, while it delivers them by itself.
+    fn posted(&self) -> Option<&'static PostedInterrupts> {
+        None
     }
 
     /// A guest MSR that the CPU switches or that lives in the VMCS/VMCB (EFER, PAT, FS_BASE, STAR, SYSENTER_* …).

@@ -15,6 +15,8 @@ pub struct Settings {
     pub root: u64,
     /// Control bits and instructions that the guest's CPU model has.
     pub allowed: Allowed,
+    /// Let the processor take posted interrupts without an exit, where it can.
+    pub posted: bool,
 }
 
 /// A virtual processor as the machine makes and uses it, by static dispatch.
@@ -125,7 +127,8 @@ impl Processor for Vmx {
     unsafe fn new(memory: &'static mut VmxMemory, settings: &Settings) -> Result<Self, EnableError> {
         /// One virtual processor on a physical one: any tag but 0 will do.
         const VPID: u16 = 1;
-        let settings = vmx::Settings { ept_root: settings.root, vpid: VPID, allowed: settings.allowed };
+        let Settings { root: ept_root, allowed, posted } = *settings;
+        let settings = vmx::Settings { ept_root, vpid: VPID, allowed, posted };
         // SAFETY: the caller's promise; there is one value for a processor, so VMX is off.
         let root = unsafe { vmx::Root::enable(&mut memory.region) }?;
         // SAFETY: the caller's promise.

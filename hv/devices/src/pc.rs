@@ -16,12 +16,12 @@ use crate::rtc::Rtc;
 use crate::testdev::TestDevice;
 use crate::uart::{Line, Uart};
 use crate::virtio::{Context, Device, VirtioPci};
-use monovisor_arch::VirtualInterrupts;
 use monovisor_arch::layout::{
     self, COM1, COM1_IRQ, GPE0, I8042_COMMAND, I8042_DATA, IOAPIC_BASE, KEYBOARD_IRQ, LEVEL_IRQS, MOUSE_IRQ,
     PCI_CONFIG, PM_TIMER, PM1A_CONTROL, PM1A_EVENT, RESET_REGISTER, RTC_IRQ, RTC_PORT, SCI_IRQ,
     SLEEP_TYPE_S5, SMI_COMMAND,
 };
+use monovisor_arch::{PostedInterrupts, VirtualInterrupts};
 
 mod firmware;
 mod input;
@@ -31,6 +31,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 
+pub use crate::apic::local::{LOOK, NOTIFY};
 pub use input::{MAX_STROKES, Pointer, TooManyKeys};
 pub use slots::{MAX_FUNCTIONS, PciFunction, SlotError};
 
@@ -234,8 +235,8 @@ impl Pc {
         }
     }
 
-    /// The processors that have to look at what they have here since this was last asked, a bit each: an interrupt, a
-    /// request or a deadline of theirs may have changed. Whoever changes the devices asks this before it lets go of
+    /// The processors that have to look at what they have here since this was last asked, a bit each ([`LOOK`]): an interrupt, a
+    /// request or a deadline of theirs may have changed; and those that are to be notified ([`NOTIFY`]). Whoever changes the devices asks this before it lets go of
     /// them, and calls those processors.
     #[inline]
     pub fn take_attention(&mut self) -> u32 {
@@ -354,8 +355,8 @@ impl Pc {
     }
 
     /// Gives the interrupts of `vcpu`'s local APIC to a processor that delivers them by itself.
-    pub fn hand_over(&mut self, vcpu: usize) -> VirtualInterrupts {
-        self.apics.get_mut(vcpu).map_or(VirtualInterrupts::default(), LocalApic::hand_over)
+    pub fn hand_over(&mut self, vcpu: usize, posted: Option<&'static PostedInterrupts>) -> VirtualInterrupts {
+        self.apics.get_mut(vcpu).map_or(VirtualInterrupts::default(), |apic| apic.hand_over(posted))
     }
 
     /// Takes them back.

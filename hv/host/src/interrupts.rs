@@ -20,12 +20,15 @@ use crate::{apic, paging, port, uart};
 const ISA: u8 = FIRST_INTERRUPT;
 const TIMER: u8 = 0x30;
 const IPI: u8 = 0x31;
+const NOTIFICATION: u8 = 0x32;
 /// The low four bits are set, as early APICs need.
 const SPURIOUS: u8 = 0x3f;
 
 pub(crate) const TIMER_VECTOR: u8 = TIMER;
 /// Vector of the interrupt that one processor sends another to make it look around.
 pub const IPI_VECTOR: u8 = IPI;
+/// Vector of the interrupt that tells a processor of an interrupt posted for its guest.
+pub const NOTIFICATION_VECTOR: u8 = NOTIFICATION;
 
 bitflags! {
     /// What has interrupted.
@@ -180,9 +183,24 @@ pub(crate) fn set_apic_id(index: usize, id: u32) {
 
 /// Interrupts another processor: it leaves its guest, or wakes from [`wait`].
 pub fn kick(index: usize) {
+    send(index, IPI);
+}
+
+/// Tells another processor of an interrupt posted for its guest: the same, unless the processor deals with that by itself.
+pub fn notify(index: usize) {
+    send(index, NOTIFICATION);
+}
+
+fn send(index: usize, vector: u8) {
     if let Some(id) = APIC_IDS.get(index) {
-        apic::send(id.load(Ordering::Relaxed), apic::FIXED | u32::from(IPI));
+        apic::send(id.load(Ordering::Relaxed), apic::FIXED | u32::from(vector));
     }
+}
+
+/// An interrupt that the processor has acknowledged for a VM exit, and so does not deliver itself. Interrupts are off.
+#[cold]
+pub fn acknowledged(vector: u8) {
+    handle(vector);
 }
 
 /// Takes an interrupt. Runs on its own stack with interrupts off.
@@ -192,7 +210,7 @@ pub(crate) fn handle(vector: u8) {
             note(Sources::TIMER);
             apic::end_of_interrupt();
         }
-        IPI => {
+        IPI | NOTIFICATION => {
             note(Sources::IPI);
             apic::end_of_interrupt();
         }

@@ -27,6 +27,7 @@ use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use monovisor_arch::layout::MAX_VCPUS;
 use monovisor_devices::kvmclock::KvmClock;
+use monovisor_devices::pc::{LOOK, NOTIFY};
 use monovisor_devices::{Pc, Request};
 use monovisor_host::{error, interrupts, timer};
 use spin::{Mutex, Once};
@@ -215,7 +216,7 @@ impl Shared {
         let (result, wanted) = {
             let mut devices = self.devices.lock();
             let result = act(&mut devices);
-            let wanted = devices.pc.take_attention() & !(1 << cpu);
+            let wanted = devices.pc.take_attention() & !((LOOK | NOTIFY) << cpu);
             (result, wanted)
         };
         if wanted != 0 {
@@ -225,11 +226,22 @@ impl Shared {
     }
 
     fn call_all(&self, cpu: usize, wanted: u32) {
-        for target in 0..self.count {
-            if wanted & 1 << target != 0 {
-                self.call(cpu, target, attention::DEVICES);
-            }
+        let mut looks = wanted & (NOTIFY - 1);
+        while looks != 0 {
+            self.call(cpu, looks.trailing_zeros() as usize, attention::DEVICES);
+            looks &= looks - 1;
         }
+        if wanted >= NOTIFY {
+            self.notify_all(cpu, wanted / NOTIFY);
+        }
+    }
+
+    /// Notifies processors of what has been posted for them. The caller finds its own before it enters its guest.
+    #[cold]
+    fn notify_all(&self, cpu: usize, wanted: u32) {
+        (0..self.count)
+            .filter(|target| wanted >> target & 1 != 0 && *target != cpu)
+            .for_each(interrupts::notify);
     }
 
     /// Processor `cpu` calls `target`, which may be itself.
@@ -403,6 +415,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use monovisor_arch::PostedInterrupts;
     use monovisor_devices::PcConfig;
 
     /// x2APIC registers.
@@ -450,6 +463,22 @@ mod tests {
         // All but itself.
         send(&shared, 3, 3 << 18 | 0x41);
         assert!((0..3).all(|cpu| shared.take_attention(cpu) == attention::DEVICES));
+    }
+
+    #[test]
+    fn who_is_posted_to_is_not_called() {
+        static POSTED: PostedInterrupts = PostedInterrupts::new();
+        let shared = shared(3);
+        shared.with(1, |devices| devices.pc.hand_over(1, Some(&POSTED)));
+        // To the others, and to itself.
+        for (from, icr) in [(0, 3 << 18 | 0x40), (1, 1 << 18 | 0x41)] {
+            send(&shared, from, icr);
+            assert!(!shared.wants(1) && POSTED.take()[2] != 0);
+        }
+        assert_eq!([0, 2].map(|cpu| shared.take_attention(cpu)), [0, attention::DEVICES]);
+        // An NMI calls it as ever.
+        send(&shared, 0, 3 << 18 | 4 << 8);
+        assert_eq!(shared.take_attention(1), attention::DEVICES);
     }
 
     #[test]

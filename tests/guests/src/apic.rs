@@ -74,6 +74,17 @@ pub fn enable_x2apic() {
     }
 }
 
+/// Back to xAPIC mode, by way of a local APIC that is off (SDM vol. 3, 11.12.5), and software-enabled.
+pub fn leave_x2apic() {
+    let base = rdmsr(0x1b) & !(1 << 10);
+    // SAFETY: only the way to the local APIC changes.
+    unsafe {
+        crate::cpu::wrmsr(0x1b, base & !(1 << 11));
+        crate::cpu::wrmsr(0x1b, base | 1 << 11);
+    }
+    enable();
+}
+
 /// EOI, in the mode that the APIC is in.
 pub fn end_of_interrupt() {
     if rdmsr(0x1b) & 1 << 10 != 0 {

@@ -284,6 +284,8 @@ pub struct Capabilities {
     pub regions_32_bit: bool,
     /// The CPU can deliver the interrupts of a guest in x2APIC mode by itself (SDM vol. 3, 30.2, 30.5).
     pub virtual_delivery: bool,
+    /// It can take what others post for that guest while it runs it, without an exit (30.6).
+    pub posted: bool,
     /// Hardware exceptions may be injected with or without error code, whatever the vector.
     pub any_error_code: bool,
     /// CR0 bits that must be 1 in VMX operation; PE and PG excepted for an unrestricted guest.
@@ -330,6 +332,7 @@ impl Capabilities {
         // VPID is a matter of speed; without a way to flush one it is left alone.
         let vpid = has(ept_vpid::INVVPID) && (has(ept_vpid::INVVPID_SINGLE) || has(ept_vpid::INVVPID_ALL));
         let accessed_dirty = if has(ept_vpid::ACCESSED_DIRTY) { EPTP_ACCESSED_DIRTY } else { 0 };
+        let virtual_delivery = (facts.secondary >> 32) as u32 & VIRTUAL_DELIVERY == VIRTUAL_DELIVERY;
         Self {
             revision: facts.basic as u32 & 0x7fff_ffff,
             pin: PIN.resolve(facts.pin, lacks),
@@ -347,7 +350,11 @@ impl Capabilities {
             preemption_shift: facts.misc as u32 & 0x1f,
             string_io: facts.basic & basic::STRING_IO_INFORMATION != 0,
             regions_32_bit: facts.basic & basic::ADDRESSES_32_BIT != 0,
-            virtual_delivery: (facts.secondary >> 32) as u32 & VIRTUAL_DELIVERY == VIRTUAL_DELIVERY,
+            virtual_delivery,
+            // With the one goes the other (27.2.1.1).
+            posted: virtual_delivery
+                && allowed(facts.pin, pin::PROCESS_POSTED_INTERRUPTS)
+                && allowed(facts.exit, exit::ACKNOWLEDGE_INTERRUPT),
             any_error_code: facts.basic & basic::ANY_ERROR_CODE != 0,
             cr0_fixed0: facts.cr0_fixed0,
             cr0_fixed1: facts.cr0_fixed1,
@@ -456,6 +463,24 @@ mod tests {
             assert_eq!((found.virtual_delivery, lacks.as_slice().len()), (want, 0));
             assert_eq!(found.secondary & VIRTUAL_DELIVERY, 0);
         }
+    }
+
+    #[test]
+    fn posted_interrupts_take_three_controls_and_are_off_at_first() {
+        let with = |virtual_delivery: bool, pin: bool, exit: bool| {
+            let mut facts = skylake();
+            facts.secondary &= if virtual_delivery { !0 } else { !(u64::from(VIRTUAL_DELIVERY) << 32) };
+            facts.pin |= u64::from(pin) << 39;
+            facts.exit &= !(u64::from(!exit) << 47);
+            let mut lacks = Lacks::default();
+            let found = Capabilities::evaluate(&facts, &mut lacks);
+            assert_eq!(lacks.as_slice().len(), 0);
+            assert_eq!(found.pin & pin::PROCESS_POSTED_INTERRUPTS, 0);
+            assert_eq!(found.exit & exit::ACKNOWLEDGE_INTERRUPT, 0);
+            found.posted
+        };
+        assert!(with(true, true, true));
+        assert!(!with(false, true, true) && !with(true, false, true) && !with(true, true, false));
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod pin {
     pub const VIRTUAL_NMIS: u32 = 1 << 5;
     /// The VMX-preemption timer counts down while the guest runs, and ends that at 0.
     pub const PREEMPTION_TIMER: u32 = 1 << 6;
+    /// The notification vector is no exit: what is posted goes to the virtual-APIC page.
+    pub const PROCESS_POSTED_INTERRUPTS: u32 = 1 << 7;
 }
 
 /// Primary processor-based VM-execution controls (table 25-6).
@@ -66,6 +68,8 @@ pub mod exit {
     pub const SAVE_DEBUG_CONTROLS: u32 = 1 << 2;
     /// The host runs in 64-bit mode.
     pub const HOST_ADDRESS_SPACE_SIZE: u32 = 1 << 9;
+    /// An external interrupt that ends guest execution is acknowledged; the exit's information has its vector.
+    pub const ACKNOWLEDGE_INTERRUPT: u32 = 1 << 15;
     /// The guest's IA32_PAT is saved.
     pub const SAVE_PAT: u32 = 1 << 18;
     /// The host's IA32_PAT is loaded.

@@ -30,6 +30,8 @@ fields! {
     // 16-bit control fields.
     /// Virtual-processor identifier.
     VPID = 0x0000;
+    /// Posted-interrupt notification vector.
+    NOTIFICATION_VECTOR = 0x0002;
 
     // 16-bit guest-state fields.
     /// Guest ES selector; those of CS, SS, DS, FS, GS, LDTR and TR follow in steps of two, as do base, limit and
@@ -66,6 +68,8 @@ fields! {
     TSC_OFFSET = 0x2010;
     /// Address of the virtual-APIC page.
     VIRTUAL_APIC = 0x2012;
+    /// Address of the posted-interrupt descriptor.
+    POSTED_INTERRUPTS = 0x2016;
     /// EPT pointer.
     EPT_POINTER = 0x201a;
     /// EOI-exit bitmap, vectors 0 to 63; the other three follow in steps of two.

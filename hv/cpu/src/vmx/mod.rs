@@ -32,6 +32,7 @@ mod state;
 mod vcpu;
 mod vmcs;
 
+use monovisor_arch::PostedInterrupts;
 use monovisor_arch::state::bits::{CR0_CD, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR4_MCE, CR4_VMXE};
 
 pub use capability::{Capabilities, Facts};
@@ -54,6 +55,7 @@ pub struct Memory {
     io_bitmaps: [Page; 2],
     virtual_apic: Page,
     xstate: XState,
+    posted: PostedInterrupts,
 }
 
 impl Memory {
@@ -65,6 +67,7 @@ impl Memory {
             io_bitmaps: [const { Page::new() }; 2],
             virtual_apic: Page::new(),
             xstate: XState::new(),
+            posted: PostedInterrupts::new(),
         }
     }
 }
@@ -84,6 +87,8 @@ pub struct Settings {
     pub vpid: u16,
     /// Control bits and instructions that the guest's CPU model has.
     pub allowed: Allowed,
+    /// Let the CPU take posted interrupts without an exit, where it can.
+    pub posted: bool,
 }
 
 /// Bits of the interruptibility state (SDM vol. 3, table 25-3).
@@ -115,6 +120,10 @@ pub struct Vmx {
     secondary: u32,
     /// The CPU delivers interrupts by itself.
     virtual_delivery: bool,
+    /// What others post for that.
+    posted: &'static PostedInterrupts,
+    /// It takes them by itself, too, when it delivers interrupts by itself.
+    takes_posted: bool,
     /// The EOI-exit bitmap as it is in the VMCS.
     told: [u32; 8],
     /// Basic reason of the last exit.

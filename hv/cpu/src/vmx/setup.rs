@@ -4,6 +4,7 @@ use core::arch::x86_64::__cpuid;
 
 use monovisor_arch::state::bits::{CR0_CD, CR0_ET, CR0_NW, RFLAGS_FIXED};
 use monovisor_arch::{Control, DescriptorTable, Gpr, Segment, SegmentName, Vcpu, VcpuState, vector};
+use monovisor_host::interrupts::NOTIFICATION_VECTOR;
 use monovisor_host::timer;
 use x86_64::instructions::tables::{sgdt, sidt};
 use x86_64::registers::control::{Cr0, Cr3, Cr4};
@@ -55,7 +56,7 @@ impl Vmx {
         settings: &Settings,
     ) -> Result<Self, (Root, EnableError)> {
         let capabilities = root.capabilities;
-        let Memory { vmcs, msr_bitmap, io_bitmaps, virtual_apic, xstate } = memory;
+        let Memory { vmcs, msr_bitmap, io_bitmaps, virtual_apic, xstate, posted } = memory;
         if capabilities.regions_32_bit && virtual_apic.address() >> 32 != 0 {
             return Err((root, EnableError::RegionTooHigh));
         }
@@ -88,6 +89,8 @@ impl Vmx {
             primary: capabilities.primary,
             secondary: secondary_controls(capabilities.secondary, &allowed),
             virtual_delivery: false,
+            posted,
+            takes_posted: capabilities.posted && settings.posted,
             told: [0; 8],
             reason: 0,
             length_valid: false,
@@ -156,6 +159,10 @@ impl Vmx {
             for index in 0..4 {
                 self.vmcs.write(Field::EOI_EXIT_BITMAP.of_segment(index), 0);
             }
+        }
+        if self.takes_posted {
+            self.vmcs.write(Field::NOTIFICATION_VECTOR, u64::from(NOTIFICATION_VECTOR));
+            self.vmcs.write(Field::POSTED_INTERRUPTS, core::ptr::from_ref(self.posted) as u64);
         }
         if capabilities.vpid() {
             self.vmcs.write(Field::VPID, u64::from(self.vpid));
@@ -273,6 +280,8 @@ impl Vmx {
         self.queue.clear();
         self.context.barriers.restart();
         self.set_virtual_delivery(false);
+        // Nobody posts now.
+        self.posted.take();
         self.set_tpr(0);
         self.set_interrupt_window(false);
         self.set_nmi_window(false);

@@ -2,13 +2,15 @@
 
 use monovisor_arch::state::bits::{CR0_CD, CR0_NW, CR0_PE, RFLAGS_IF};
 use monovisor_arch::{
-    EntryFailure, Event, EventKind, Exit, TaskSource, TaskSwitch, Vcpu, VcpuState, VirtualInterrupts, vector,
+    EntryFailure, Event, EventKind, Exit, PostedInterrupts, TaskSource, TaskSwitch, Vcpu, VcpuState,
+    VirtualInterrupts, vector,
 };
+use monovisor_host::interrupts;
 
 use super::bitmap;
 use super::capability::VIRTUAL_DELIVERY;
 use super::check::{self, GuestState};
-use super::control::{self, primary};
+use super::control::{self, exit, pin, primary};
 use super::decode::{self, ControlAccess, NMI_UNBLOCKED_BY_IRET, reason};
 use super::error::{VmxError, failed_entry};
 use super::field::Field;
@@ -78,10 +80,26 @@ impl Vmx {
         if self.flush_physical || self.flush_linear {
             self.flush()?;
         }
+        if self.posted.outstanding() {
+            self.take_posted();
+        }
         if let Some(event) = self.queue.pending() {
             self.write_event(&event);
         }
         Ok(())
+    }
+
+    /// What has been posted goes to the virtual IRR, as the CPU itself does it in the guest (30.6).
+    #[cold]
+    fn take_posted(&mut self) {
+        let mut requests = self.virtual_words(VIRTUAL_IRR, None);
+        for (word, posted) in requests.iter_mut().zip(self.posted.take()) {
+            *word |= posted;
+        }
+        self.virtual_words(VIRTUAL_IRR, Some(&requests));
+        let serviced = self.vmcs.read(Field::GUEST_INTERRUPT_STATUS) & !0xff;
+        let requested = VirtualInterrupts::highest(&requests);
+        self.vmcs.write(Field::GUEST_INTERRUPT_STATUS, serviced | u64::from(requested));
     }
 
     #[cold]
@@ -250,7 +268,12 @@ impl Vmx {
     fn dispatch(&mut self) -> Option<Exit> {
         Some(match self.reason {
             reason::CPUID => Exit::Cpuid,
-            reason::EXTERNAL_INTERRUPT | reason::PREEMPTION_TIMER => Exit::HostInterrupt,
+            reason::EXTERNAL_INTERRUPT | reason::PREEMPTION_TIMER => {
+                if self.takes_posted {
+                    self.handle_acknowledged();
+                }
+                Exit::HostInterrupt
+            }
             reason::IO => {
                 let qualification = self.vmcs.read(Field::QUALIFICATION);
                 const STRING: u64 = 1 << 4;
@@ -290,6 +313,15 @@ impl Vmx {
             other if decode::is_undefined_instruction(other) => Exit::UndefinedInstruction,
             other => Exit::Unexpected(u64::from(other)),
         })
+    }
+
+    /// An interrupt that the CPU has acknowledged, as it has to where it takes posted ones: its handler runs now.
+    #[cold]
+    fn handle_acknowledged(&self) {
+        let information = self.vmcs.read(Field::EXIT_INTERRUPTION);
+        if self.reason == reason::EXTERNAL_INTERRUPT && information & VALID != 0 {
+            interrupts::acknowledged(information as u8);
+        }
     }
 
     /// An exception of the bitmap, or a physical NMI.
@@ -502,6 +534,15 @@ impl Vcpu for Vmx {
             bitmap::open_end_of_interrupt(self.msr_bitmap, on);
             let bits = if on { VIRTUAL_DELIVERY } else { 0 };
             self.vmcs.write(Field::SECONDARY_CONTROLS, u64::from(self.secondary | bits));
+            if self.takes_posted {
+                let capabilities = *self.capabilities();
+                for (field, setting, bit) in [
+                    (Field::PIN_CONTROLS, capabilities.pin, pin::PROCESS_POSTED_INTERRUPTS),
+                    (Field::EXIT_CONTROLS, capabilities.exit, exit::ACKNOWLEDGE_INTERRUPT),
+                ] {
+                    self.vmcs.write(field, u64::from(if on { setting | bit } else { setting }));
+                }
+            }
         }
         on
     }
@@ -519,7 +560,14 @@ impl Vcpu for Vmx {
         }
     }
 
+    fn posted(&self) -> Option<&'static PostedInterrupts> {
+        self.virtual_delivery.then_some(self.posted)
+    }
+
     fn take_interrupts(&mut self) -> VirtualInterrupts {
+        if self.posted.outstanding() {
+            self.take_posted();
+        }
         let in_service = self.virtual_words(VIRTUAL_ISR, None);
         let requests = self.virtual_words(VIRTUAL_IRR, Some(&[0; 8]));
         let left = VirtualInterrupts { requests: [0; 8], in_service, told: [0; 8] };

@@ -5,8 +5,8 @@
 
 use super::{Delivery, GeneralProtection, Message};
 use crate::clock::{self, MIN_PERIOD};
-use monovisor_arch::VirtualInterrupts;
-use monovisor_arch::layout::LAPIC_BASE;
+use monovisor_arch::layout::{LAPIC_BASE, MAX_VCPUS};
+use monovisor_arch::{PostedInterrupts, VirtualInterrupts};
 
 /// Frequency of the bus clock that the timer divides: its ticks are nanoseconds.
 pub const TIMER_HZ: u64 = 1_000_000_000;
@@ -81,6 +81,13 @@ pub enum Lvt {
 
 /// Bits of each LVT entry that software can write, in register order.
 const LVT_WRITABLE: [u32; 6] = [0x7_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
+
+/// What a processor is to be called for: to look at its interrupts, requests or deadline, which have changed; to be notified of
+/// an interrupt that has been posted. A bit each; that of processor n is n bits further up.
+pub const LOOK: u32 = 1;
+/// See [`LOOK`].
+pub const NOTIFY: u32 = 1 << MAX_VCPUS;
+const _: () = assert!(2 * MAX_VCPUS <= 32);
 
 /// What a message asks of the processor itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,8 +200,10 @@ pub struct LocalApic {
     command: Option<Message>,
     command_shorthand: u8,
     ended: Option<u8>,
-    /// Something has changed that the processor has to look at.
-    attention: bool,
+    /// What the processor is to be called for: [`LOOK`], [`NOTIFY`].
+    attention: u32,
+    /// Where interrupts for it go while it delivers them by itself, and runs.
+    posted: Option<&'static PostedInterrupts>,
     /// The deadline that it was last told to look at.
     told_deadline: Option<u64>,
 }
@@ -235,7 +244,8 @@ impl LocalApic {
             command: None,
             command_shorthand: 0,
             ended: None,
-            attention: false,
+            attention: 0,
+            posted: None,
             told_deadline: None,
         }
     }
@@ -269,7 +279,7 @@ impl LocalApic {
             // The bootstrap processor starts by itself (SDM vol. 3, 9.4.3).
             waits_for_start_up: !self.bootstrap,
             init: true,
-            attention: true,
+            attention: LOOK,
             ..fresh
         };
     }
@@ -332,9 +342,8 @@ impl LocalApic {
 
     /// Takes a message that matched.
     pub fn accept(&mut self, delivery: Delivery, vector: u8, level: bool) {
-        self.attention = true;
         match delivery {
-            Delivery::Fixed | Delivery::LowestPriority => self.accept_vector(vector, level),
+            Delivery::Fixed | Delivery::LowestPriority => return self.accept_vector(vector, level),
             Delivery::Nmi => self.nmi = true,
             Delivery::Init => self.init_reset(),
             Delivery::StartUp => {
@@ -345,6 +354,7 @@ impl LocalApic {
             }
             Delivery::Smi | Delivery::External | Delivery::Reserved => {}
         }
+        self.attention |= LOOK;
     }
 
     fn accept_vector(&mut self, vector: u8, level: bool) {
@@ -354,7 +364,16 @@ impl LocalApic {
         if !self.software_enabled() {
             return;
         }
-        self.attention = true;
+        if let Some(posted) = self.posted
+            && !level
+            && !self.trigger_level.contains(vector)
+        {
+            if posted.post(vector) {
+                self.attention |= NOTIFY;
+            }
+            return;
+        }
+        self.attention |= LOOK;
         self.requests.insert(vector);
         if level {
             self.trigger_level.insert(vector);
@@ -439,14 +458,17 @@ impl LocalApic {
     }
 
     /// Gives the interrupts away to a processor that delivers them by itself. Until they come back, there are only those here
-    /// that have come since, and what is in service is as it was.
-    pub fn hand_over(&mut self) -> VirtualInterrupts {
+    /// that have come since, but for those whose trigger mode it knows: they go to `posted`, where that is given. What is in
+    /// service is as it was.
+    pub fn hand_over(&mut self, posted: Option<&'static PostedInterrupts>) -> VirtualInterrupts {
+        self.posted = posted;
         let requests = core::mem::replace(&mut self.requests, Vectors::new()).words;
         VirtualInterrupts { requests, in_service: self.in_service.words, told: self.trigger_level.words }
     }
 
-    /// Takes them back, as the processor left them. An INIT since then has ended them all.
+    /// Takes them back, as the processor left them; what was posted is among them. An INIT since then has ended them all.
     pub fn take_back(&mut self, left: &VirtualInterrupts) {
+        self.posted = None;
         if self.init {
             return;
         }
@@ -469,19 +491,19 @@ impl LocalApic {
     pub fn settle(&mut self) {
         if self.requests.used != 0 || self.timer_deadline != self.told_deadline {
             self.told_deadline = self.timer_deadline;
-            self.attention = true;
+            self.attention |= LOOK;
         }
     }
 
     /// Has the processor look at its interrupts.
     #[inline]
     pub fn call(&mut self) {
-        self.attention = true;
+        self.attention |= LOOK;
     }
 
-    /// Whether the processor has to look at its interrupts, requests or deadline, since this was last asked.
+    /// What the processor is to be called for since this was last asked: [`LOOK`], [`NOTIFY`].
     #[inline]
-    pub fn take_attention(&mut self) -> bool {
+    pub fn take_attention(&mut self) -> u32 {
         core::mem::take(&mut self.attention)
     }
 
@@ -546,7 +568,7 @@ impl LocalApic {
         }
         if !self.enabled() {
             self.nmi |= pin == 1 && high;
-            self.attention = true;
+            self.attention |= LOOK;
             return;
         }
         let entry = self.lvt[Lvt::Lint0 as usize + pin];
@@ -641,7 +663,7 @@ impl LocalApic {
     /// The guest has moved its TSC (IA32_TSC, IA32_TSC_ADJUST): `offset` is its distance from the virtual clock.
     pub fn set_tsc_offset(&mut self, offset: u64, now: u64) {
         self.tsc_offset = offset;
-        self.attention = true;
+        self.attention |= LOOK;
         if self.tsc_deadline != 0 {
             self.arm_tsc_deadline(now);
         }

@@ -123,12 +123,12 @@ impl LocalApics {
         }
     }
 
-    /// The processors that have to look at their interrupts since this was last asked, a bit each.
+    /// The processors that are to be called since this was last asked: [`super::local::LOOK`] and [`super::local::NOTIFY`] of each.
     #[inline]
     pub fn take_attention(&mut self) -> u32 {
         let mut wanted = 0;
         for (index, apic) in self.iter_mut().enumerate() {
-            wanted |= u32::from(apic.take_attention()) << index;
+            wanted |= apic.take_attention() << index;
         }
         wanted
     }

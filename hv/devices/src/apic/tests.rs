@@ -1,6 +1,6 @@
-use super::local::{CpuRequest, LocalApic, Lvt, MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_X2APIC};
+use super::local::{CpuRequest, LOOK, LocalApic, Lvt, MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_X2APIC, NOTIFY};
 use super::{Delivery, GeneralProtection, LocalApics, Message};
-use monovisor_arch::VirtualInterrupts;
+use monovisor_arch::{PostedInterrupts, VirtualInterrupts};
 
 const ID: u64 = 0x20;
 const TPR: u64 = 0x80;
@@ -58,7 +58,7 @@ fn interrupts_are_lent_to_the_processor_and_come_back() {
     let mut apic = apic();
     apic.accept(Delivery::Fixed, 0x41, false);
     apic.accept(Delivery::Fixed, 0x91, true);
-    let mut lent = apic.hand_over();
+    let mut lent = apic.hand_over(None);
     assert_eq!((lent.requests[2], lent.requests[4], lent.told[4]), (2, 1 << 17, 1 << 17));
     assert_eq!((lent.told[2], lent.in_service), (0, [0; 8]));
     assert_eq!(VirtualInterrupts::highest(&lent.requests), 0x91);
@@ -74,17 +74,56 @@ fn interrupts_are_lent_to_the_processor_and_come_back() {
     write(&mut apic, EOI, 0);
     assert_eq!((apic.take_ended(), apic.pending()), (None, None), "0x91 is in service");
     // The processor ends it, and tells.
-    let mut lent = apic.hand_over();
+    let mut lent = apic.hand_over(None);
     lent.in_service = [0; 8];
     apic.take_back(&lent);
     apic.ended(0x91);
     assert_eq!(apic.take_ended(), Some(0x91));
     assert_eq!([apic.acknowledge(), apic.highest_request().unwrap()], [0x91, 0x41]);
     // An INIT comes while they are lent: nothing of them is left.
-    let lent = apic.hand_over();
+    let lent = apic.hand_over(None);
     apic.accept(Delivery::Init, 0, false);
     apic.take_back(&lent);
     assert_eq!((apic.highest_request(), read(&mut apic, PPR)), (None, 0));
+}
+
+#[test]
+fn interrupts_for_a_processor_that_runs_are_posted() {
+    static POSTED: PostedInterrupts = PostedInterrupts::new();
+    let posted = |vector: u8| {
+        let mut words = [0; 8];
+        words[usize::from(vector >> 5)] = 1 << (vector & 31);
+        words
+    };
+    let mut apic = apic();
+    apic.accept(Delivery::Fixed, 0x91, true);
+    apic.take_attention();
+    let lent = apic.hand_over(Some(&POSTED));
+    apic.accept(Delivery::Fixed, 0x41, false);
+    assert_eq!((apic.take_attention(), apic.highest_request()), (NOTIFY, None));
+    apic.accept(Delivery::Fixed, 0x41, false);
+    assert_eq!((apic.take_attention(), POSTED.take()), (0, posted(0x41)), "notified of already");
+    // What the processor does not know the trigger mode of, it is called for; and for what is no interrupt.
+    apic.accept(Delivery::Fixed, 0x42, true);
+    assert_eq!((apic.take_attention(), apic.highest_request()), (LOOK, Some(0x42)));
+    apic.accept(Delivery::Fixed, 0x91, false);
+    assert_eq!((apic.take_attention(), apic.highest_request()), (LOOK, Some(0x91)));
+    apic.accept(Delivery::Nmi, 0, false);
+    assert_eq!(apic.take_attention(), LOOK);
+    // From then on nothing is posted: as it comes back, or with an INIT.
+    apic.take_back(&lent);
+    apic.accept(Delivery::Fixed, 0x43, false);
+    assert_eq!((apic.take_attention(), POSTED.outstanding()), (LOOK, false));
+    apic.hand_over(Some(&POSTED));
+    apic.accept(Delivery::Init, 0, false);
+    write(&mut apic, SVR, 0x1ff);
+    apic.accept(Delivery::Fixed, 0x44, false);
+    assert_eq!((apic.take_attention(), POSTED.outstanding()), (LOOK, false));
+    apic.hand_over(Some(&POSTED));
+    apic.reset();
+    write(&mut apic, SVR, 0x1ff);
+    apic.accept(Delivery::Fixed, 0x45, false);
+    assert_eq!((apic.take_attention(), POSTED.outstanding()), (LOOK, false));
 }
 
 #[test]

@@ -121,6 +121,8 @@ pub struct CpuOption<'a> {
     pub base: CpuBase,
     /// Features to switch on or off, in the order given.
     pub features: Vec<(&'a str, bool), MAX_CPU_FEATURES>,
+    /// `x-posted=off`: the rig's processor is not to take posted interrupts by itself.
+    pub no_posted: bool,
 }
 
 /// `-serial`: what is said about one port.
@@ -375,6 +377,7 @@ impl<'a> Options<'a> {
                 _ => return Err((model, OptionProblem::Not("a CPU model (host or base)"))),
             },
             features: Vec::new(),
+            no_posted: false,
         };
         for part in parts {
             let feature = if let Some(name) = part.strip_prefix('+') {
@@ -388,6 +391,10 @@ impl<'a> Options<'a> {
                     _ => return Err((part, OptionProblem::Not("a feature (as +x2apic or x2apic=on)"))),
                 }
             };
+            if feature.0 == "x-posted" {
+                cpu.no_posted = !feature.1;
+                continue;
+            }
             cpu.features.push(feature).map_err(|_| (part, OptionProblem::TooMany(MAX_CPU_FEATURES)))?;
         }
         self.cpu = cpu;

@@ -21,6 +21,7 @@ const APIC_BASE_ENABLE: u64 = 1 << 11;
 const APIC_BASE_EXTD: u64 = 1 << 10;
 const IA32_PAT: u32 = 0x277;
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
+const X2APIC_ICR: u32 = 0x830;
 const IA32_EFER: u32 = 0xc000_0080;
 
 impl<V: Vcpu + ?Sized> Machine<V> {
@@ -94,9 +95,9 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         }
     }
 
-    /// Before an access to one of its MSRs; the deadline has nothing to do with its interrupts.
+    /// Before an access to one of its MSRs; neither the deadline nor a command has to do with the interrupts that it has.
     fn open_local_apic(&mut self, index: u32, devices: &mut Devices) {
-        if index != IA32_TSC_DEADLINE && self.handed_over {
+        if !matches!(index, IA32_TSC_DEADLINE | X2APIC_ICR) && self.handed_over {
             self.take_back(devices);
             self.look = true;
         }

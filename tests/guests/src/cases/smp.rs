@@ -15,6 +15,11 @@ const ALL: u8 = 0x64;
 const LOWEST: u8 = 0x65;
 const TIMER: u8 = 0x66;
 const MASKED: u8 = 0x67;
+const PINGS: [u8; 2] = [0x71, 0x72];
+const PONG: u8 = 0x73;
+
+/// Ends what `answer` does: 1 asks it to, 2 is its answer.
+static STOP: AtomicU32 = AtomicU32::new(0);
 
 /// An MSR that INIT does not touch, and a value for it.
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
@@ -47,8 +52,80 @@ pub fn run() {
     interrupts(count);
     init();
     times(count);
+    x2apic();
     for index in 1..count {
         send(index as u32, INIT);
+    }
+}
+
+/// Two interrupts to the other processor, one back, again and again: none may be lost, whatever either of them does then.
+fn x2apic() {
+    const ROUNDS: u32 = 2000;
+    if !apic::has_x2apic() {
+        return skip("x2apic interrupts between processors", "there is no x2apic");
+    }
+    STOP.store(0, SeqCst);
+    ALIVE.store(0, SeqCst);
+    smp::start(1, answer);
+    apic::enable_x2apic();
+    wait_until(|| ALIVE.load(SeqCst) != 0);
+    let before = PINGS.map(trap::count);
+    let mut rounds = 0;
+    while rounds < ROUNDS {
+        let back = trap::count(PONG);
+        for vector in PINGS {
+            send(1, u32::from(vector) | 1 << 14);
+        }
+        if !wait_until(|| {
+            occupied(rounds & 1);
+            trap::count(PONG) != back
+        }) {
+            break;
+        }
+        rounds += 1;
+    }
+    let came = PINGS.map(|vector| trap::count(vector).wrapping_sub(before[usize::from(vector - PINGS[0])]));
+    equal(
+        "11.12 no interrupt between processors is lost in x2apic mode",
+        (rounds, came),
+        (ROUNDS, [ROUNDS; 2]),
+    );
+    STOP.store(1, SeqCst);
+    send(1, 4 << 8 | 1 << 14);
+    check("11.12.5 back to xapic mode", wait_until(|| STOP.load(SeqCst) == 2), STOP.load(SeqCst));
+    apic::leave_x2apic();
+}
+
+/// Something that a processor can do while an interrupt comes.
+fn occupied(kind: u32) {
+    match kind {
+        0 => {}
+        1 => _ = cpuid(0, 0),
+        // The requests are read from the local APIC.
+        2 => _ = (0x820..0x828).map(rdmsr).max(),
+        _ => return wait(),
+    }
+    window();
+}
+
+/// A processor that answers when both have come.
+fn answer(index: usize) -> ! {
+    apic::enable_x2apic();
+    let mut seen = PINGS.map(trap::count);
+    ALIVE.fetch_or(1 << index, SeqCst);
+    let mut round = 0;
+    while STOP.load(SeqCst) == 0 {
+        occupied(round >> 1 & 3);
+        let now = PINGS.map(trap::count);
+        if now[0] != seen[0] && now[1] != seen[1] {
+            (seen, round) = (now, round + 1);
+            send(0, u32::from(PONG) | 1 << 14);
+        }
+    }
+    apic::leave_x2apic();
+    STOP.store(2, SeqCst);
+    loop {
+        wait();
     }
 }
 
