@@ -17,6 +17,7 @@ pub mod msr;
 pub mod paging;
 pub mod preflight;
 mod processor;
+mod rules;
 pub mod speculation;
 pub mod svm;
 pub mod vmx;

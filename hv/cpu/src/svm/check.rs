@@ -5,6 +5,7 @@ use monovisor_arch::state::bits::*;
 
 use super::vmcb::{Vmcb, intercept_2};
 use crate::control::{CR4_CET, pat_write};
+use crate::rules::first;
 
 /// Bits of CR4 that exist (APM vol. 2, 3.1.3). VMXE and SMXE are Intel's.
 const CR4_DEFINED: u64 = 0x0ff
@@ -32,7 +33,7 @@ pub fn check(vmcb: &Vmcb, physical_bits: u8) -> Option<&'static str> {
     let control = &vmcb.control;
     let beyond = |address: u64, low: u64| address & low != 0 || address >> physical_bits.min(52) != 0;
     let long = save.efer & EFER_LME != 0 && save.cr0 & CR0_PG != 0;
-    let rules = [
+    first![
         (save.efer & EFER_SVME == 0, "EFER.SVME is clear"),
         (save.cr0 & CR0_CD == 0 && save.cr0 & CR0_NW != 0, "CR0.NW is set and CR0.CD clear"),
         (save.cr0 >> 32 != 0, "CR0 bits 63:32 are not zero"),
@@ -56,8 +57,7 @@ pub fn check(vmcb: &Vmcb, physical_bits: u8) -> Option<&'static str> {
         (beyond(control.nested_cr3, 0xfff), "nCR3 has reserved bits set"),
         (pat_write(save.pat).is_err(), "G_PAT holds a reserved memory type"),
         (!injection_valid(control.event_injection), "illegal event injection"),
-    ];
-    rules.iter().find(|(broken, _)| *broken).map(|(_, reason)| *reason)
+    ]
 }
 
 /// EVENTINJ holds nothing, or an event that can be (APM vol. 2, 15.20): a known type, and for exceptions a vector that is one

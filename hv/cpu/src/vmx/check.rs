@@ -13,6 +13,7 @@ use monovisor_arch::{DescriptorTable, Segment, SegmentName};
 use super::Capabilities;
 use super::state::{DEBUGCTL_BTF, EFER_DEFINED, PENDING_SINGLE_STEP, RFLAGS_DEFINED};
 use crate::control::{canonical, pat_write};
+use crate::rules::first;
 
 /// The guest state that VM entry looks at, as it is in the VMCS.
 #[derive(Clone, Copy, Debug)]
@@ -48,16 +49,14 @@ const STI: u64 = 1;
 const MOV_SS: u64 = 1 << 1;
 
 /// Says which rule is broken first, in the order of the manual.
+#[cold]
+#[inline(never)]
 pub(super) fn broken_rule(state: &GuestState, capabilities: &Capabilities) -> Option<&'static str> {
     control_registers(state, capabilities)
         .or_else(|| segments(state))
         .or_else(|| tables(state))
         .or_else(|| flow(state))
         .or_else(|| non_register(state))
-}
-
-fn first(rules: &[(bool, &'static str)]) -> Option<&'static str> {
-    rules.iter().find(|(broken, _)| *broken).map(|(_, words)| *words)
 }
 
 /// 27.3.1.1.
@@ -69,7 +68,7 @@ fn control_registers(state: &GuestState, capabilities: &Capabilities) -> Option<
     let lma = state.efer & EFER_LMA != 0;
     let address = |value| canonical(value, state.five_level);
     let [sysenter_esp, sysenter_eip] = state.sysenter;
-    first(&[
+    first![
         (state.cr0 & cr0_must != cr0_must, "CR0 lacks a bit that VMX operation insists on"),
         (
             state.cr0 & !capabilities.cr0_fixed1 & !CACHE != 0,
@@ -90,7 +89,7 @@ fn control_registers(state: &GuestState, capabilities: &Capabilities) -> Option<
         (state.efer & !EFER_DEFINED != 0, "IA32_EFER has reserved bits set"),
         (lma != state.long, "IA32_EFER.LMA does not agree with the IA-32e mode guest control"),
         (paging && lma != (state.efer & EFER_LME != 0), "IA32_EFER.LMA and LME differ with paging on"),
-    ])
+    ]
 }
 
 /// 27.3.1.2.
@@ -99,7 +98,7 @@ fn segments(state: &GuestState) -> Option<&'static str> {
     let address = |value| canonical(value, state.five_level);
     let in_table = |segment: &Segment| segment.selector & 4 != 0;
     let virtual_8086 = state.rflags & RFLAGS_VM != 0;
-    let common = first(&[
+    let common = first![
         (in_table(tr), "TR selects from the LDT"),
         (ldtr.usable() && in_table(ldtr), "LDTR selects from the LDT"),
         (
@@ -112,7 +111,7 @@ fn segments(state: &GuestState) -> Option<&'static str> {
             [es, ss, ds].into_iter().any(|segment| segment.usable() && segment.base >> 32 != 0),
             "the base of SS, DS or ES is beyond 32 bits",
         ),
-    ]);
+    ];
     if common.is_some() {
         return common;
     }
@@ -122,15 +121,15 @@ fn segments(state: &GuestState) -> Option<&'static str> {
                 && segment.limit == 0xffff
                 && segment.access == 0xf3
         };
-        return first(&[(
+        return first![(
             ![es, cs, ss, ds, fs, gs].iter().all(proper),
             "a segment is not that of virtual-8086 mode",
-        )]);
+        )];
     }
     let protected = state.cr0 & CR0_PE != 0;
     let code = kind(cs);
     let cs_dpl = cs.dpl();
-    first(&[
+    first![
         (!matches!(code, 3 | 9 | 11 | 13 | 15), "the type of CS is not accessed code"),
         (!well_formed(cs, true), "the access rights of CS are malformed"),
         (code == 3 && cs_dpl != 0, "the DPL of CS, a data segment, is not 0"),
@@ -156,7 +155,7 @@ fn segments(state: &GuestState) -> Option<&'static str> {
             ldtr.usable() && (kind(ldtr) != 2 || !well_formed(ldtr, false)),
             "the access rights of LDTR are malformed",
         ),
-    ])
+    ]
 }
 
 const fn kind(segment: &Segment) -> u32 {
@@ -181,7 +180,7 @@ const fn well_formed(segment: &Segment, code_or_data: bool) -> bool {
 /// 27.3.1.3.
 fn tables(state: &GuestState) -> Option<&'static str> {
     let fits = |table: &DescriptorTable| canonical(table.base, state.five_level);
-    first(&[(!fits(&state.gdtr) || !fits(&state.idtr), "the base of GDTR or IDTR is not canonical")])
+    first![(!fits(&state.gdtr) || !fits(&state.idtr), "the base of GDTR or IDTR is not canonical")]
 }
 
 /// Bits of physical addresses: 36 where the leaf is missing (SDM vol. 3, 4.1.4).
@@ -201,7 +200,7 @@ fn flow(state: &GuestState) -> Option<&'static str> {
     let wide = state.long && cs.long();
     let reserved = |entry: &u64| pdpte_reserved(*entry, state.physical_bits);
     let pae = state.cr0 & CR0_PG != 0 && state.cr4 & CR4_PAE != 0 && !state.long;
-    first(&[
+    first![
         (!wide && state.rip >> 32 != 0, "RIP is beyond 32 bits"),
         (wide && !canonical(state.rip, state.five_level), "RIP is not canonical"),
         (state.rflags & !(RFLAGS_DEFINED | RFLAGS_FIXED) != 0, "RFLAGS has reserved bits set"),
@@ -215,7 +214,7 @@ fn flow(state: &GuestState) -> Option<&'static str> {
             "an external interrupt is injected with RFLAGS.IF clear",
         ),
         (pae && state.pdptes.iter().any(reserved), "a PDPTE has reserved bits set"),
-    ])
+    ]
 }
 
 /// 27.3.1.5. The activity state is always "active".
@@ -225,7 +224,7 @@ fn non_register(state: &GuestState) -> Option<&'static str> {
     let shadow = state.interruptibility & (STI | MOV_SS);
     let stepping = state.rflags & RFLAGS_TF != 0 && state.debugctl & DEBUGCTL_BTF == 0;
     let pending = state.pending_debug & PENDING_SINGLE_STEP != 0;
-    first(&[
+    first![
         (state.interruptibility >> 5 != 0, "the interruptibility state has reserved bits set"),
         (shadow == STI | MOV_SS, "blocking by STI and by MOV SS at once"),
         (shadow & STI != 0 && state.rflags & RFLAGS_IF == 0, "blocking by STI with RFLAGS.IF clear"),
@@ -234,7 +233,7 @@ fn non_register(state: &GuestState) -> Option<&'static str> {
         (injects(state, 2) && state.interruptibility & NMI != 0, "an NMI is injected while NMIs are blocked"),
         (state.pending_debug & !PENDING_DEFINED != 0, "the pending debug exceptions have reserved bits set"),
         (shadow != 0 && stepping != pending, "the pending single step does not agree with RFLAGS.TF"),
-    ])
+    ]
 }
 
 /// An event of this type is injected.

@@ -2,8 +2,8 @@
 
 use monovisor_arch::state::bits::{CR0_CD, CR0_NW, CR0_PE, RFLAGS_IF};
 use monovisor_arch::{
-    EntryFailure, Event, EventKind, Exit, PostedInterrupts, TaskSource, TaskSwitch, Vcpu, VcpuState,
-    VirtualInterrupts, vector,
+    EntryFailure, Event, EventKind, Exit, PostedInterrupts, Segment, SegmentName, TaskSource, TaskSwitch,
+    Vcpu, VcpuState, VirtualInterrupts, vector,
 };
 use monovisor_host::interrupts;
 
@@ -210,31 +210,47 @@ impl Vmx {
     }
 
     /// What the CPU has found fault with.
+    #[cold]
+    #[inline(never)]
     fn guest_state(&self) -> GuestState {
-        let controls = self.vmcs.read(Field::ENTRY_CONTROLS) as u32;
+        let controls = self.read_rarely(Field::ENTRY_CONTROLS) as u32;
         GuestState {
-            cr0: self.vmcs.read(Field::GUEST_CR0),
-            cr3: self.vmcs.read(Field::GUEST_CR3),
-            cr4: self.vmcs.read(Field::GUEST_CR4),
-            efer: self.vmcs.read(Field::GUEST_EFER),
-            pat: self.vmcs.read(Field::GUEST_PAT),
-            dr7: self.vmcs.read(Field::GUEST_DR7),
-            debugctl: self.vmcs.read(Field::GUEST_DEBUGCTL),
+            cr0: self.read_rarely(Field::GUEST_CR0),
+            cr3: self.read_rarely(Field::GUEST_CR3),
+            cr4: self.read_rarely(Field::GUEST_CR4),
+            efer: self.read_rarely(Field::GUEST_EFER),
+            pat: self.read_rarely(Field::GUEST_PAT),
+            dr7: self.read_rarely(Field::GUEST_DR7),
+            debugctl: self.read_rarely(Field::GUEST_DEBUGCTL),
             sysenter: [Field::GUEST_SYSENTER_ESP, Field::GUEST_SYSENTER_EIP]
-                .map(|field| self.vmcs.read(field)),
-            segments: check::SEGMENTS.map(|name| self.segment(name)),
+                .map(|field| self.read_rarely(field)),
+            segments: check::SEGMENTS.map(|name| self.segment_rarely(name)),
             gdtr: self.gdtr(),
             idtr: self.idtr(),
             rip: self.rip(),
             rflags: self.rflags(),
             interruptibility: self.vmcs.get(Slot::Interruptibility),
-            pending_debug: self.vmcs.read(Field::GUEST_PENDING_DEBUG),
+            pending_debug: self.read_rarely(Field::GUEST_PENDING_DEBUG),
             pdptes: self.pdptes(),
             long: controls & control::entry::IA32E_MODE_GUEST != 0,
-            event: self.vmcs.read(Field::ENTRY_INTERRUPTION) as u32,
+            event: self.read_rarely(Field::ENTRY_INTERRUPTION) as u32,
             physical_bits: check::physical_bits(),
             five_level: self.five_level(),
         }
+    }
+
+    // Called, where there is no hurry: what they do is many bytes each time.
+
+    #[cold]
+    #[inline(never)]
+    fn read_rarely(&self, field: Field) -> u64 {
+        self.vmcs.read(field)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn segment_rarely(&self, name: SegmentName) -> Segment {
+        self.segment(name)
     }
 
     /// Queues the event again that this exit interrupted in delivery, and sets right what an IRET that faulted has left of
