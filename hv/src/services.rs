@@ -13,7 +13,7 @@ use monovisor_core::schema::net::NicRxFilterChanged;
 use monovisor_core::schema::run_state::{Powerdown, Reset, RunState, Shutdown, Stop};
 use monovisor_devices::Request;
 use monovisor_devices::virtio::blk::Action;
-use monovisor_host::{boot_info, frames, info, interrupts, power, timer};
+use monovisor_host::{boot_info, frames, info, interrupts, power, timer, uart};
 use spin::{Mutex, MutexGuard};
 
 use crate::clock::Clock;
@@ -104,6 +104,7 @@ impl Services {
         {
             guest.timer_fired();
         }
+        let polled = uart::poll();
         let busy = self.monitor_turn() | self.hypervisor.move_bytes(false);
         let running = self.hypervisor.run.running();
         let host_tsc = timer::now_tsc();
@@ -112,6 +113,8 @@ impl Services {
         } else {
             self.monitor.deadline().map(|deadline| self.clock.host_tsc_at(deadline))
         };
+        let poll_at = polled.then(|| host_tsc.wrapping_add(self.clock.ticks(uart::POLL_NS)));
+        let service_at = service_at.into_iter().chain(poll_at).min();
         let end = match &mut self.hypervisor.guest {
             Some(guest) if running => {
                 guest.pump_console();

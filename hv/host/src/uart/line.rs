@@ -133,6 +133,8 @@ enum Received {
 /// A line's state. All zero while it is closed, so that the image file need not hold the ring.
 pub(super) struct Line {
     pub(super) open: bool,
+    /// An interrupt of the chip has arrived.
+    pub(super) heard: bool,
     /// What this line is among the interrupt sources.
     pub(super) source: Sources,
     pub(super) config: UartConfig,
@@ -218,6 +220,7 @@ impl Line {
     pub(super) const fn closed() -> Self {
         Self {
             open: false,
+            heard: false,
             source: Sources::empty(),
             config: UartConfig { base: 0, irq: 0, base_baud: 0 },
             burst: 0,
@@ -476,6 +479,11 @@ impl Line {
     /// The peer holds the line: the modem interrupt tells when it does no more, and the transmitter's would never end.
     fn held(&self) -> bool {
         self.flow_control && self.modem_status & MSR_CTS == 0
+    }
+
+    /// Asks for an interrupt that is due at once, the transmitter being empty (data sheet, 8.6), or no more.
+    pub(super) fn provoke(&mut self, on: bool) {
+        self.enable(IER_TRANSMIT, on);
     }
 
     /// Serves the chip's interrupts until none is pending. True where there was one.

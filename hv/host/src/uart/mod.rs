@@ -8,6 +8,9 @@
 //! without rest, none is lost with 2170 instructions to a character, which are 26,000 from the interrupt at the fourth to a
 //! loss; at half of that some are. At 921600 baud that is a processor that makes 200 million instructions a second.
 //!
+//! A board may not bring a line's interrupt: its wiring is not as the tables say, or the chip raises none when its transmitter
+//! is empty. So one is provoked when a line is opened, and a line whose interrupt stays away is looked after by [`poll`].
+//!
 //! COM1 and COM3 share an interrupt, and so do COM2 and COM4. It is edge-triggered: it comes again only when all of its
 //! UARTs have been silent at once, so the handler goes on until it finds them so.
 
@@ -22,14 +25,26 @@ pub use baud::Nearest;
 pub use line::{Chip, Counters, RECEIVE_RING};
 use line::{LINE, Line, SHARING_PASSES};
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use crate::interrupts::{self, Sources};
 #[cfg(not(test))]
 use crate::port;
+use crate::timer;
 #[cfg(test)]
 use model as port;
 
 /// Lines that can be open: COM1 to COM4.
 pub const LINES: usize = 4;
+
+/// How often a line without interrupt is to be looked after, in nanoseconds: 6 characters at 115200 baud, of 16 that a FIFO
+/// holds.
+pub const POLL_NS: u64 = 500_000;
+/// How long a provoked interrupt may take, in microseconds: it is a matter of one.
+const PROVOKED_US: u64 = 2_000;
+
+/// There are lines without interrupt.
+static SILENT: AtomicBool = AtomicBool::new(false);
 
 /// A 16550 and how it is wired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +106,33 @@ impl Uart {
     /// where there is no UART, or the place is taken.
     pub fn open(index: usize, config: UartConfig, baud: u32) -> Option<Self> {
         LINE.get(index)?.lock().open(Sources::uart(index)?, config, baud)?;
+        let uart = Self { index };
         if cfg!(not(test)) {
             interrupts::enable_isa(config.irq);
+            if !uart.is_heard() {
+                crate::warn!(
+                    "com{}: interrupt {} does not arrive, the line is polled",
+                    index + 1,
+                    config.irq
+                );
+                SILENT.store(true, Ordering::Relaxed);
+            }
         }
-        Some(Self { index })
+        Some(uart)
+    }
+
+    /// Provokes an interrupt, and tells whether it arrives.
+    fn is_heard(&self) -> bool {
+        self.with((), |line| line.provoke(true));
+        let start = timer::since_entry_us();
+        while timer::since_entry_us().wrapping_sub(start) < PROVOKED_US {
+            interrupts::window();
+            if self.with(true, |line| line.heard) {
+                return true;
+            }
+        }
+        self.with((), |line| line.provoke(false));
+        false
     }
 
     fn with<T>(&self, absent: T, action: impl FnOnce(&mut Line) -> T) -> T {
@@ -167,6 +205,27 @@ pub(crate) fn open_for_log(config: UartConfig, baud: u32) -> bool {
     line::open_for_log(config, baud)
 }
 
+/// Looks after the lines whose interrupt does not arrive; false where there are none. To be called every [`POLL_NS`], on the
+/// first processor.
+#[inline]
+pub fn poll() -> bool {
+    let silent = SILENT.load(Ordering::Relaxed);
+    if silent {
+        serve_silent();
+    }
+    silent
+}
+
+#[cold]
+fn serve_silent() {
+    for slot in &LINE {
+        let mut line = slot.lock();
+        if line.open && !line.heard {
+            line.interrupt();
+        }
+    }
+}
+
 /// Serves the lines on ISA interrupt `irq` until none of them has anything, and says which had.
 pub(crate) fn interrupt(irq: u8) -> Sources {
     let mut sources = Sources::empty();
@@ -178,6 +237,7 @@ pub(crate) fn interrupt(irq: u8) -> Sources {
             if line.open && line.config.irq == irq {
                 lines += 1;
                 if line.interrupt() {
+                    line.heard = true;
                     served = true;
                     sources |= line.source;
                 }

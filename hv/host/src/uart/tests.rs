@@ -276,3 +276,19 @@ fn lines_that_share_an_interrupt_are_all_served() {
     assert_eq!(counters(2).map(|counters| counters.received), Some(1));
     assert_eq!(counters(3), None);
 }
+
+#[test]
+fn an_interrupt_can_be_provoked() {
+    for model in [Model::ns8250(), Model::ns16550a().connected()] {
+        let mut line = line(model);
+        line.interrupt();
+        assert!(!chip(COM1, |chip| chip.interrupts()));
+        line.provoke(true);
+        assert!(chip(COM1, |chip| chip.interrupts()));
+        assert!(line.interrupt() && !chip(COM1, |chip| chip.interrupts()));
+        // What is to be sent asks for it anew.
+        line.provoke(true);
+        line.provoke(false);
+        assert!(!chip(COM1, |chip| chip.interrupts()));
+    }
+}
