@@ -9,7 +9,7 @@ use crate::acpi::Fadt;
 use crate::apic::{self, Register};
 use crate::cpu::Features;
 use crate::interrupts::TIMER_VECTOR;
-use crate::{port, rtc};
+use crate::{port, rtc, traps};
 
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
 /// LVT timer bits 18:17: TSC-deadline mode (SDM vol. 3, 11.5.4.1).
@@ -262,8 +262,29 @@ fn told() -> (Option<u64>, Option<u64>) {
     (None, None)
 }
 
+/// AMD's families 0FH to 11H stop the local APIC timer when all cores have halted and the firmware has C1E on (erratum 400;
+/// BKDG of family 10H, MSRC001_0055): it is switched off there.
+fn stay_out_of_c1e() {
+    const INTERRUPT_PENDING: u32 = 0xc001_0055;
+    /// SmiOnCmpHalt and C1eOnCmpHalt.
+    const C1E: u64 = 3 << 27;
+    if stops_in_c1e(__cpuid(0).ebx, __cpuid(1).eax)
+        && let Some(value) = traps::read_msr(INTERRUPT_PENDING)
+        && value & C1E != 0
+    {
+        // SAFETY: the MSR is there, since it was read; the bits only say what halting does.
+        unsafe { Msr::new(INTERRUPT_PENDING).write(value & !C1E) };
+    }
+}
+
+/// By EBX of CPUID leaf 0 and EAX of leaf 1.
+const fn stops_in_c1e(vendor: u32, signature: u32) -> bool {
+    vendor == u32::from_le_bytes(*b"Auth") && signature >> 8 & 0xf == 0xf && signature >> 20 & 0xff <= 2
+}
+
 /// Sets up the timer of a further processor, off. All have the rates of the first.
 pub(crate) fn init_secondary() {
+    stay_out_of_c1e();
     apic::write(Register::DivideConfiguration, DIVIDE_BY_1);
     set_mode();
 }
@@ -291,6 +312,7 @@ pub(crate) fn delay_us(microseconds: u64) {
 
 /// Finds the rates and sets up the timer, off.
 pub(crate) fn init(features: &Features, fadt: Option<&Fadt>) {
+    stay_out_of_c1e();
     apic::write(Register::DivideConfiguration, DIVIDE_BY_1);
     apic::write(Register::LvtTimer, apic::MASKED | u32::from(TIMER_VECTOR));
     let (mut tsc, mut lapic) = told();
@@ -361,6 +383,15 @@ mod tests {
             of(&[2_594_000_000, 168_000_000, 2_594_000_000, 2_594_000_001]),
             Some((2_594_000_001, true))
         );
+    }
+
+    #[test]
+    fn c1e_is_a_matter_of_old_families() {
+        let [amd, intel] = [*b"Auth", *b"Genu"].map(u32::from_le_bytes);
+        // Athlon 64 X2, Phenom II; Trinity, Zen 3; Pentium 4.
+        assert!(stops_in_c1e(amd, 0x0006_0fb1) && stops_in_c1e(amd, 0x0010_0f43));
+        assert!(!stops_in_c1e(amd, 0x0061_0f01) && !stops_in_c1e(amd, 0x00a2_0f10));
+        assert!(!stops_in_c1e(intel, 0x0000_0f29));
     }
 
     #[test]
