@@ -20,6 +20,12 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
     report.check(board, "sessions::events go to both", || events(board, &rig));
     report.check(board, "sessions::a long reply holds up nobody", || long_reply(board, &rig));
     report.check(board, "sessions::both at once", || both_at_once(&rig));
+    if board == Board::Qemu {
+        // Elsewhere a line is a TCP connection, which takes more than a test may wait for.
+        report.check(board, "sessions::a client that does not read holds up nobody", || {
+            unread(board, &mut rig)
+        });
+    }
     report.check(board, "sessions::a client that goes disturbs nobody", || vanish(&rig));
     report.check(board, "sessions::the lines are character devices", || lines(&rig));
     report.check(board, "sessions::quit says good-bye on both", || {
@@ -107,6 +113,39 @@ fn both_at_once(rig: &Running) -> Result<()> {
         talk(first, "first").context("first line")?;
         other.join().map_err(|_| anyhow::anyhow!("a panic"))?.context("second line")
     })
+}
+
+/// Its line takes no more in either direction; the other one's interrupts and the guest's timer are taken all the same.
+fn unread(board: Board, rig: &mut Running) -> Result<()> {
+    const COMMANDS: usize = 10_000;
+    let (mut first, mut second) = (rig.qmp()?, rig.second()?);
+    let commands: String =
+        (0..COMMANDS).map(|id| json!({"execute": "query-version", "id": id}).to_string()).collect();
+    first.send(commands.as_bytes())?;
+    // Until then all that there is between the client and the chip is full.
+    let (end, mut before) = (Instant::now() + limit(board, 30), None);
+    loop {
+        let lines = second.execute("x-query-serial", json!({}))?;
+        let received = lines.as_array().and_then(|lines| lines.first()).map(|line| line["received"].clone());
+        if received == before {
+            break;
+        }
+        ensure!(Instant::now() < end, "the line takes more and more: {lines}");
+        before = received;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    for _ in 0..10 {
+        second.execute("query-status", json!({}))?;
+        drop(second);
+        second = rig.second()?;
+    }
+    rig.console.skip();
+    rig.console.expect("tick", limit(board, 10))?;
+    for id in 0..COMMANDS {
+        let answer = first.message(limit(board, 30))?;
+        ensure!(answer["id"] == id, "{answer}");
+    }
+    Ok(())
 }
 
 fn vanish(rig: &Running) -> Result<()> {

@@ -5,11 +5,14 @@
 //! and throws away all that is still on its way from an earlier session: each client's first byte is the greeting's.
 
 use crate::line::{self, Line};
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 /// How a greeting starts. It cannot be part of another message: inside a string the quotes would be escaped.
@@ -22,6 +25,13 @@ const GREETING_LIMIT: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(300);
 /// A client that takes no bytes for so long is dropped.
 const CLIENT_STALL: Duration = Duration::from_secs(30);
+
+/// Bytes that may wait for the line before the client is left to wait. They wait in a thread of their own: a client that
+/// sends many commands at once gets the answers to the first while the last have not left, and the line would take no
+/// more if those were not read.
+const WAITING: usize = 1 << 20;
+/// How often it is looked whether there is room again.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What the line carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +56,8 @@ impl Bridge {
         let listener = line::listen(path)?;
         let ours = line.try_clone()?;
         let thread = std::thread::spawn(move || {
-            let _ = Server { line, listener, protocol, string: StringState::default() }.run();
+            let Ok(outgoing) = Outgoing::start(&line) else { return };
+            let _ = Server { line, outgoing, listener, protocol, string: StringState::default() }.run();
         });
         Ok(Self { path: path.to_owned(), line: ours, thread: Some(thread) })
     }
@@ -75,8 +86,44 @@ enum End {
     Line,
 }
 
+/// What is on its way to the line.
+struct Outgoing {
+    queue: Sender<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Outgoing {
+    fn start(line: &Line) -> Result<Self> {
+        let mut line = line.try_clone()?;
+        let (queue, pieces) = channel::<Vec<u8>>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left = waiting.clone();
+        std::thread::spawn(move || {
+            for piece in pieces {
+                if line.write_all(&piece).is_err() {
+                    return;
+                }
+                left.fetch_sub(piece.len(), Ordering::Relaxed);
+            }
+        });
+        Ok(Self { queue, waiting })
+    }
+
+    /// # Errors
+    /// The line has ended.
+    fn send(&self, bytes: &[u8]) -> Result<()> {
+        self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
+        self.queue.send(bytes.to_vec()).map_err(|_| anyhow!("the line has ended"))
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > WAITING
+    }
+}
+
 struct Server {
     line: Line,
+    outgoing: Outgoing,
     listener: UnixListener,
     protocol: Protocol,
     string: StringState,
@@ -160,7 +207,11 @@ impl Server {
         }
         let mut buffer = [0; 65536];
         loop {
-            let [line, asked] = ready([&self.line, &client], None)?;
+            let [line, asked] = if self.outgoing.is_full() {
+                [ready([&self.line, &self.line], Some(LOOK))?[0], false]
+            } else {
+                ready([&self.line, &client], None)?
+            };
             if line {
                 match self.line.read(&mut buffer)? {
                     0 => return Ok(End::Line),
@@ -176,7 +227,7 @@ impl Server {
                     Ok(0) | Err(_) => return Ok(End::Client),
                     Ok(count) => {
                         self.string.feed(&buffer[..count]);
-                        self.line.write_all(&buffer[..count])?;
+                        self.outgoing.send(&buffer[..count])?;
                     }
                 }
             }
@@ -189,7 +240,7 @@ impl Server {
         let mut buffer = [0; 4096];
         // The first one ends an open string, the second one is heard.
         let open = std::mem::take(&mut self.string).quote.is_some();
-        self.line.write_all(if open { &[RESYNC; 2] } else { &[RESYNC] })?;
+        self.outgoing.send(if open { &[RESYNC; 2] } else { &[RESYNC] })?;
         let (mut again, mut asked) = (Instant::now() + GREETING_LIMIT, 1);
         let mut gone = false;
         loop {
@@ -217,7 +268,7 @@ impl Server {
                 if gone {
                     return Ok(Err(End::Client));
                 }
-                self.line.write_all(&[RESYNC])?;
+                self.outgoing.send(&[RESYNC])?;
                 (again, asked) = (Instant::now() + GREETING_LIMIT, asked + 1);
             } else if hung_up {
                 // The client spoke first, which is allowed: its bytes wait in the socket until the greeting is out.
@@ -292,5 +343,29 @@ mod tests {
             assert_eq!(lines.next().unwrap().unwrap().as_bytes(), HELLO.trim_ascii_end());
             assert_eq!(lines.next().unwrap().unwrap(), format!("round {round}"));
         }
+    }
+
+    #[test]
+    fn a_client_may_send_more_than_the_line_holds() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || monitor(theirs));
+        let path = std::env::temp_dir().join(format!("bridge-much-{}", std::process::id()));
+        let bridge = Bridge::start(Line::Unix(ours), &path, Protocol::Qmp).unwrap();
+        let client = UnixStream::connect(bridge.path()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        // The monitor reads no more while its answers are not read, and all that there is between is full.
+        let sent = vec![b'x'; 2 << 20];
+        let mut sender = client.try_clone().unwrap();
+        let sending = std::thread::spawn({
+            let sent = sent.clone();
+            move || sender.write_all(&sent)
+        });
+        let mut reader = BufReader::new(client);
+        let mut greeting = String::new();
+        reader.read_line(&mut greeting).unwrap();
+        let mut came = vec![0; sent.len()];
+        reader.read_exact(&mut came).unwrap();
+        assert!(came == sent);
+        sending.join().unwrap().unwrap();
     }
 }

@@ -280,13 +280,16 @@ pub fn noted() -> Sources {
         .map_or(Sources::empty(), |pending| Sources::from_bits_truncate(pending.load(Ordering::Relaxed)))
 }
 
-/// Halts until an interrupt has been taken, or returns at once where a source is noted already. None is missed: STI
-/// lets the HLT begin before the first interrupt is taken (SDM vol. 2, STI).
+/// Halts until an interrupt has been taken; where a source is noted already it does not halt, but takes what is pending, or
+/// a source that is noted again and again would keep all others out. None is missed: STI lets the HLT begin before the
+/// first interrupt is taken (SDM vol. 2, STI).
 pub fn wait() {
     let pending = PENDING.get(cpu_index()).map_or(0, |pending| pending.load(Ordering::Relaxed));
     if pending == 0 {
         // SAFETY: as for `window`.
         unsafe { asm!("sti", "hlt", "cli", clobber_abi("C")) };
+    } else {
+        window();
     }
 }
 

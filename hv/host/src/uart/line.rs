@@ -356,8 +356,12 @@ impl Line {
     fn status(&mut self) -> u8 {
         let status = self.input(LINE_STATUS);
         if status & (LSR_DATA | LSR_OVERRUN) != 0 {
+            let before = self.ring.len();
             self.drain(status);
-            note(self.source);
+            // Where the ring is full nothing was taken: to note it each time would keep the services from ever waiting.
+            if self.ring.len() != before {
+                note(self.source);
+            }
         }
         status
     }
