@@ -14,9 +14,13 @@ use crate::boot::{BootInfo, MemoryKind, MemoryRegion};
 use crate::cpu::Features;
 use crate::physical::PhysRange;
 
-/// Page tables. One maps 512 pages of its size: with 1 GiB pages some 10 serve a PC; without them, one more for each
-/// GiB of RAM.
-const TABLES: usize = 64;
+/// Page tables. One maps 512 pages of its size: with 1 GiB pages some 10 serve a PC, and one more each 2 MiB in which its
+/// memory map changes; without 1 GiB pages, one more for each GiB of RAM.
+const TABLES: usize = 96;
+
+/// Those of them that RAM leaves for what is mapped or split later: the registers of interrupt controllers, without which
+/// nothing runs, what the loader left outside of RAM, and the guard pages of further processors' stacks.
+const RESERVED: usize = 24;
 
 /// Guard pages within the image: one a stack.
 pub const MAX_GUARDS: usize = 16;
@@ -68,6 +72,8 @@ pub struct PageTables {
     tables: [Table; TABLES],
     /// Tables in use besides the root. Zero at first, as all of this is: the image file need not hold it.
     used: usize,
+    /// Tables that are not to be taken now.
+    spare: usize,
     large_1g: bool,
     no_execute: bool,
     /// First address that cannot be mapped.
@@ -81,6 +87,7 @@ impl PageTables {
         Self {
             tables: [const { Table([0; 512]) }; TABLES],
             used: 0,
+            spare: 0,
             large_1g: false,
             no_execute: false,
             limit: 0,
@@ -111,6 +118,24 @@ impl PageTables {
             at += 1 << (12 + 9 * level);
         }
         Ok(())
+    }
+
+    /// Maps a range of RAM to itself, but for what is mapped already. An error is the first GiB that found no tables.
+    fn map_ram(&mut self, range: PhysRange) -> Result<(), u64> {
+        self.spare = RESERVED;
+        let mut at = range.start;
+        let mut result = Ok(());
+        while at < range.end() {
+            let end = range.end().min((at | ((1 << 30) - 1)) + 1);
+            if !matches!(self.map(PhysRange::new(at, end - at), Access::Data), Ok(()) | Err(MapError::Mapped))
+            {
+                result = Err(at);
+                break;
+            }
+            at = end;
+        }
+        self.spare = 0;
+        result
     }
 
     /// Writes the entry for `address` in the table at `level`, making the tables above it.
@@ -182,7 +207,7 @@ impl PageTables {
 
     fn new_table(&mut self) -> Result<usize, MapError> {
         let new = self.used + 1;
-        if new >= TABLES {
+        if new + self.spare >= TABLES {
             return Err(MapError::OutOfTables);
         }
         self.used = new;
@@ -276,10 +301,9 @@ pub(crate) unsafe fn init(
         let end = (region.range.end() & !0xfff).min(host.limit);
         for (start, end) in [(start, end.min(image.start)), (start.max(image.end()), end)] {
             let range = PhysRange::new(start, end.saturating_sub(start));
-            match host.map(range, Access::Data) {
-                Ok(()) | Err(MapError::Mapped) => {}
-                // What was mapped of this region stays; nothing from here on is used.
-                Err(_) => limit = limit.min(start),
+            if let Err(from) = host.map_ram(range) {
+                // Nothing from here on is used.
+                limit = limit.min(from);
             }
         }
     }
@@ -414,6 +438,26 @@ mod tests {
             assert!(leaf & WRITABLE == 0 || leaf & NO_EXECUTE != 0);
             assert_eq!(leaf & NO_EXECUTE == 0, access == Access::Code);
         }
+    }
+
+    #[test]
+    fn ram_leaves_tables_for_devices() {
+        let mut t = tables();
+        t.large_1g = false;
+        assert_eq!(t.map_ram(PhysRange::new(0x1000, (2 << 30) - 0x1000)), Ok(()));
+        let from = t.map_ram(PhysRange::new(4 << 30, 124 << 30)).unwrap_err();
+        assert_eq!((from & ((1 << 30) - 1), t.leaf(from)), (0, None));
+        assert!(from >= 64 << 30 && t.leaf(from - 1).is_some());
+        for device in [0xfec0_0000, 0xfee0_0000, 0xfe_0000_0000] {
+            t.map(PhysRange::new(device, 4096), Access::Device).unwrap();
+        }
+        for guard in 1..10 {
+            t.change(guard << 21, None).unwrap();
+        }
+        // With large pages all of it is mapped.
+        let mut t = tables();
+        assert_eq!(t.map_ram(PhysRange::new(4 << 30, 508 << 30)), Ok(()));
+        assert_eq!(t.leaf((512 << 30) - 1).unwrap() & ADDRESS, 511 << 30);
     }
 
     #[test]
