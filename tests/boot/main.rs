@@ -99,6 +99,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Bochs, name: "disks", run: disks::run },
     Group { board: Board::Bochs, name: "peripherals", run: peripherals::run },
     Group { board: Board::Bochs, name: "smp", run: smp::run },
+    Group { board: Board::Bochs, name: "dmesg", run: dmesg::run },
 ];
 
 fn main() -> ExitCode {

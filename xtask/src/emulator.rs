@@ -186,13 +186,6 @@ impl Rig {
             "com1" if self.merciless => Socket::terminal(),
             _ => Socket::tcp(),
         })?;
-        let lines = sockets.addresses()?.into_iter();
-        let lines: String = lines
-            .map(|(com, address)| {
-                let mode = if address.starts_with('/') { "term" } else { "socket-client" };
-                format!("{com}: enabled=1, mode={mode}, dev={address}\n")
-            })
-            .collect();
         let disc = self.directory.join("boot.iso");
         let contents = Contents {
             monitor: self.image.clone(),
@@ -200,30 +193,14 @@ impl Rig {
             options: self.words(),
         };
         iso::make(&contents, Firmware::Bios, &self.directory, &disc)?;
-        let configuration = format!(
-            "cpu: model=corei7_skylake_x, count={processors}, ips=50000000, reset_on_triple_fault=0\n\
-             memory: guest={memory}, host={memory}\n\
-             romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
-             vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
-             ata0-master: type=cdrom, path=\"{disc}\", status=inserted\n\
-             boot: cdrom\n\
-             {lines}\
-             port_e9_hack: enabled=1\n\
-             display_library: rfb, options=\"timeout=0\"\n\
-             clock: sync=none\n\
-             log: {log}\n\
-             panic: action=fatal\n",
-            memory = self.memory_mib,
-            processors = self.processors,
-            disc = disc.display(),
-            log = self.directory.join("bochs.log").display(),
-        );
-        let (file, script) = (self.directory.join("bochsrc"), self.directory.join("bochs.debugger"));
-        std::fs::write(&file, configuration)?;
-        // Debian's Bochs is the debugger build: it has to be told to go on.
-        std::fs::write(&script, "c\n")?;
-        let mut command = process::command("bochs");
-        command.arg("-q").arg("-f").arg(&file).arg("-rc").arg(&script).args(&self.extra);
+        let pc = BochsPc {
+            processors: self.processors,
+            memory_mib: self.memory_mib,
+            disc: &disc,
+            lines: &sockets.addresses()?,
+        };
+        let mut command = pc.command(&self.directory)?;
+        command.args(&self.extra);
         // Port 0xe9 comes out on standard output, between Bochs's own words.
         command.stdout(std::fs::File::create(log)?).stderr(self.errors()?);
         Ok((sockets, command))
@@ -268,6 +245,56 @@ fn with_accelerator(accelerator: &str) -> Command {
     let mut command = process::command("qemu-system-x86_64");
     command.args(["-M", "pc", "-accel", accelerator, "-nodefaults", "-display", "none", "-no-reboot"]);
     command
+}
+
+/// A PC of Bochs's: what rigs and their comparison with plain Bochs have in common.
+pub struct BochsPc<'a> {
+    /// How many processors.
+    pub processors: u32,
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// The CD that it starts from.
+    pub disc: &'a Path,
+    /// Its serial ports, and where each connects to: a TCP address, or a terminal's path.
+    pub lines: &'a [(&'static str, String)],
+}
+
+impl BochsPc<'_> {
+    /// The command that starts it, with its files in `directory`.
+    pub fn command(&self, directory: &Path) -> Result<Command> {
+        let lines = self.lines.iter();
+        let lines: String = lines
+            .map(|(com, address)| {
+                let mode = if address.starts_with('/') { "term" } else { "socket-client" };
+                format!("{com}: enabled=1, mode={mode}, dev={address}\n")
+            })
+            .collect();
+        let configuration = format!(
+            "cpu: model=corei7_skylake_x, count={processors}, ips=50000000, reset_on_triple_fault=0\n\
+             memory: guest={memory}, host={memory}\n\
+             romimage: file=/usr/share/bochs/BIOS-bochs-latest\n\
+             vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest\n\
+             ata0-master: type=cdrom, path=\"{disc}\", status=inserted\n\
+             boot: cdrom\n\
+             {lines}\
+             port_e9_hack: enabled=1\n\
+             display_library: rfb, options=\"timeout=0\"\n\
+             clock: sync=none\n\
+             log: {log}\n\
+             panic: action=fatal\n",
+            memory = self.memory_mib,
+            processors = self.processors,
+            disc = self.disc.display(),
+            log = directory.join("bochs.log").display(),
+        );
+        let (file, script) = (directory.join("bochsrc"), directory.join("bochs.debugger"));
+        std::fs::write(&file, configuration)?;
+        // Debian's Bochs is the debugger build: it has to be told to go on.
+        std::fs::write(&script, "c\n")?;
+        let mut command = process::command("bochs");
+        command.arg("-q").arg("-f").arg(&file).arg("-rc").arg(&script);
+        Ok(command)
+    }
 }
 
 /// Joins words into one command line: what holds a space, a quote or a backslash is quoted.

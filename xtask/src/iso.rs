@@ -1,5 +1,6 @@
 //! Disc images that GRUB starts, for Bochs and for real PCs.
 
+use crate::guest::Files;
 use crate::process;
 use crate::progress::Progress;
 use anyhow::{Context, Result};
@@ -44,21 +45,46 @@ fn configuration(contents: &Contents) -> String {
 
 /// Makes the image `output`, with `scratch` as a directory to work in.
 pub fn make(contents: &Contents, firmware: Firmware, scratch: &Path, output: &Path) -> Result<()> {
+    let mut files = vec![("monovisor.elf", contents.monitor.as_path())];
+    files.extend(contents.bundle.iter().map(|bundle| ("bundle.cpio", bundle.as_path())));
+    disc(&configuration(contents), &files, firmware, scratch, output)
+}
+
+/// Makes an image that starts Linux itself, without Monovisor, from the BIOS.
+pub fn linux(guest: &Files, scratch: &Path, output: &Path) -> Result<()> {
+    let mut text = format!(
+        "set timeout=0\nset default=0\nset gfxpayload=text\nmenuentry Linux {{\n    linux /boot/vmlinuz {}\n",
+        guest.append
+    );
+    let mut files = vec![("vmlinuz", guest.kernel.as_path())];
+    if let Some(initrd) = &guest.initrd {
+        text += "    initrd /boot/initrd\n";
+        files.push(("initrd", initrd));
+    }
+    disc(&(text + "    boot\n}\n"), &files, Firmware::Bios, scratch, output)
+}
+
+/// Makes an image with GRUB's configuration and files beside it in /boot.
+fn disc(
+    configuration: &str,
+    files: &[(&str, &Path)],
+    firmware: Firmware,
+    scratch: &Path,
+    output: &Path,
+) -> Result<()> {
     let tree = scratch.join("iso");
     let _ = std::fs::remove_dir_all(&tree);
     let boot = tree.join("boot/grub");
     std::fs::create_dir_all(&boot).with_context(|| format!("cannot make {}", boot.display()))?;
-    std::fs::write(boot.join("grub.cfg"), configuration(contents))?;
-    std::fs::copy(&contents.monitor, tree.join("boot/monovisor.elf"))
-        .with_context(|| format!("cannot read {}", contents.monitor.display()))?;
-    if let Some(bundle) = &contents.bundle {
-        std::fs::copy(bundle, tree.join("boot/bundle.cpio"))
-            .with_context(|| format!("cannot read {}", bundle.display()))?;
+    std::fs::write(boot.join("grub.cfg"), configuration)?;
+    for (name, from) in files {
+        std::fs::copy(from, tree.join("boot").join(name))
+            .with_context(|| format!("cannot read {}", from.display()))?;
     }
     let mut command = process::command("grub-mkrescue");
     if firmware == Firmware::Bios {
         command.args(["-d", "/usr/lib/grub/i386-pc", "--locales=", "--fonts=", "--themes="]);
-        command.args(["--install-modules=multiboot2 normal iso9660 biosdisk"]);
+        command.args(["--install-modules=multiboot2 linux normal iso9660 biosdisk"]);
     } else {
         command.args(["--locales=", "--themes="]);
     }
