@@ -52,7 +52,8 @@ pub struct Rig {
     pub cpu: String,
     /// The rig's processors.
     pub processors: u32,
-    /// QEMU: each processor has a thread of its own, and they really run at the same time.
+    /// QEMU: each processor has a thread of its own, and they really run at the same time. The host then may be ended by a
+    /// fault of QEMU's, see [`qemu`]: in seconds of a small guest it is not to be expected, in many boots of a Linux it is.
     pub parallel: bool,
     /// QEMU: time is counted in instructions (one a nanosecond), so that a run can be repeated.
     pub deterministic: bool,
@@ -235,8 +236,12 @@ impl Sockets {
 
 /// QEMU with its PC and nothing in it, without a window: what rigs and their comparison with plain QEMU have in common.
 ///
-/// One thread emulates all processors: with a thread for each, QEMU 7.2 loses its way now and then in a Linux that changes its
-/// own code, with Monovisor or without.
+/// One thread emulates all processors. With a thread for each, QEMU (7.2 and 10.0) loses its way now and then:
+///
+/// - On SVM the first processor may be left with nested paging on after an exit, and the host ends by a triple fault.
+///   `cpu_clear_ignne`, part of XRSTOR and FXRSTOR on every processor, changes the first one's `hflags2` from its own thread,
+///   not atomically, and so undoes what `do_vmexit` or `helper_vmrun` changes there at the same time.
+/// - 7.2 also does in a Linux that changes its own code, without Monovisor too.
 pub fn qemu() -> Command {
     with_accelerator("tcg,thread=single")
 }
