@@ -184,11 +184,13 @@ fn report_options(hypervisor: &mut Hypervisor<'_>) {
         hypervisor.fail(format_args!("{problem}"));
     }
     let errors = hypervisor.launch.options.errors;
-    if let Some(first) = errors.first {
-        hypervisor.fail(format_args!("{first}"));
-        if errors.count > 1 {
-            warn!("the command line has {} more errors", errors.count - 1);
-        }
+    let mut more = errors.count;
+    for error in errors.iter() {
+        hypervisor.fail(format_args!("{error}"));
+        more = more.saturating_sub(1);
+    }
+    if more > 0 {
+        warn!("the command line has {more} more errors");
     }
     if let Err(error) = configure::check(&hypervisor.launch.options) {
         hypervisor.fail(format_args!("{error}"));

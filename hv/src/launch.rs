@@ -152,7 +152,7 @@ impl Launch {
 
     /// The command line or the bundle has errors: whatever starts is not what the operator asked for.
     pub fn is_flawed(&self) -> bool {
-        self.options.errors.first.is_some()
+        self.options.errors.count > 0
             || configure::check(&self.options).is_err()
             || self.bundle_error.is_some()
             || self.incomplete

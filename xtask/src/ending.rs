@@ -55,6 +55,14 @@ impl Ending {
     }
 }
 
+/// The errors and warnings of a log, as far as their lines are whole.
+pub fn complaints(log: &str) -> impl Iterator<Item = &str> {
+    log.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .filter_map(|line| message(line.trim_end()))
+        .filter(|text| text.starts_with("error: ") || text.starts_with("warning: "))
+}
+
 /// The text of a line of the log, behind its time. On Bochs other words may stand before it.
 fn message(line: &str) -> Option<&str> {
     let (time, text) = line.get(line.find('[')? + 1..)?.split_once("] ")?;
@@ -65,6 +73,12 @@ fn message(line: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn complaints_are_told_once_they_are_whole() {
+        let log = "[ 0.1] error: -rtc x: no\n[ 0.2] guest started\n[ 0.3] warning: late\n[ 0.4] error: ha";
+        assert_eq!(complaints(log).collect::<Vec<_>>(), ["error: -rtc x: no", "warning: late"]);
+    }
 
     #[test]
     fn the_log_tells() {

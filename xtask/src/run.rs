@@ -8,9 +8,10 @@ use crate::line::Line;
 use crate::payload::Payload;
 use crate::process::Supervised;
 use crate::stdio::Stdio;
-use crate::{build, paths, setup, terminal};
+use crate::{build, ending, paths, setup, terminal};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use std::fs::{File, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -83,7 +84,22 @@ pub fn main(options: Options) -> Result<u8> {
 }
 
 fn run(options: &Options) -> Result<u8> {
-    run_in(options, &paths::cache("run")?.join(options.board.name()))
+    let directory = paths::cache("run")?.join(options.board.name());
+    let _lock = lock(&directory)?;
+    run_in(options, &directory)
+}
+
+/// Keeps a folder for one run: another would take the files away that this one's emulator is about to read.
+fn lock(directory: &Path) -> Result<File> {
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let lock = File::create(directory.join("lock"))?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            bail!("another run is at work in {}; end it first", directory.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error.into()),
+        Ok(()) => Ok(lock),
+    }
 }
 
 /// Runs a rig whose files are in `directory`.
@@ -191,7 +207,7 @@ enum Ended {
 
 /// Waits for the end of the emulator, of the time, and, unless the monitor `stays`, of the guest.
 fn wait(emulator: &mut Supervised, log: &Path, end: Option<Instant>, stays: bool) -> Result<Ended> {
-    let mut seen = 0;
+    let (mut seen, mut told) = (0, 0);
     loop {
         if let Some(status) = emulator.wait_for(LOOK)? {
             return Ok(Ended::Emulator(status));
@@ -200,7 +216,17 @@ fn wait(emulator: &mut Supervised, log: &Path, end: Option<Instant>, stays: bool
             return Ok(Ended::Time);
         }
         let length = std::fs::metadata(log).map_or(0, |file| file.len());
-        if !stays && length != std::mem::replace(&mut seen, length) {
+        if length == std::mem::replace(&mut seen, length) {
+            continue;
+        }
+        if stays {
+            // The monitor stays to be asked, but nobody would ask it why the console is silent.
+            let log = read(log);
+            for complaint in ending::complaints(&log).skip(told) {
+                eprintln!("xtask: the rig says: {complaint}");
+                told += 1;
+            }
+        } else {
             // With isa-debug-exit and `quit` the emulator is about to end by itself.
             if let Some(Ending::Off | Ending::Failed(_)) = Ending::of(&read(log)) {
                 return Ok(Ended::Guest);

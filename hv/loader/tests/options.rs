@@ -1,7 +1,8 @@
 //! The command line: quoting, every option, every error.
 
 use monovisor_loader::options::{
-    CpuBase, Group, GroupKind, MAX_GROUPS, MAX_LINE, OPTIONS, OptionProblem, Options, SerialOption, groups,
+    CpuBase, Group, GroupKind, MAX_ERRORS, MAX_GROUPS, MAX_LINE, OPTIONS, OptionProblem, Options,
+    SerialOption, groups,
 };
 
 fn parse(line: &str, check: impl FnOnce(&Options<'_>)) {
@@ -12,7 +13,7 @@ fn parse(line: &str, check: impl FnOnce(&Options<'_>)) {
 fn error(line: &str) -> String {
     let mut text = String::new();
     parse(line, |options| {
-        text = options.errors.first.map_or_else(String::new, |error| error.to_string());
+        text = options.errors.first().map_or_else(String::new, |error| error.to_string());
         assert_eq!(options.errors.count, u32::from(!text.is_empty()), "{line}");
     });
     text
@@ -26,7 +27,7 @@ fn a_whole_line() {
          -serial com1:921600,baudbase=921600 -qmp com3 \
          -cpu base,+x2apic,-pcid,x-posted=off,avx=off -device isa-debug-exit,iobase=0xf4,iosize=4",
         |options| {
-            assert_eq!(options.errors.first, None);
+            assert_eq!(options.errors.first(), None);
             assert_eq!((options.memory, options.cpus), (256 << 20, 2));
             assert_eq!((options.kernel, options.initrd), (Some("vmlinuz"), Some("/initrd.img")));
             assert_eq!(options.append, "console=ttyS0 quiet");
@@ -70,7 +71,7 @@ fn words_split_as_in_a_shell() {
         ("\t-append\n x \r", "x"),
     ] {
         parse(line, |options| {
-            assert_eq!(options.errors.first, None, "{line}");
+            assert_eq!(options.errors.first(), None, "{line}");
             assert_eq!(options.append, append, "{line}");
         });
     }
@@ -110,7 +111,7 @@ fn processors() {
         ("2,cpus=3", 3),
     ] {
         parse(&format!("-smp {text}"), |options| {
-            assert_eq!((options.errors.first, options.cpus), (None, cpus), "{text}")
+            assert_eq!((options.errors.first(), options.cpus), (None, cpus), "{text}")
         });
     }
     for (text, says) in [
@@ -135,6 +136,9 @@ fn each_error_is_one_line_that_names_its_option() {
         ("-S -vnc :1", "-vnc :1: not supported yet"),
         ("-device a\u{1f}b", "-device: a control character in its argument"),
         ("-snapshot", "-snapshot: not supported yet"),
+        ("-rtc base=localtime", "-rtc base=localtime: not supported yet"),
+        ("-display gtk", "-display gtk: not supported yet"),
+        ("-vga", "-vga: its argument is missing"),
         ("-m", "-m: its argument is missing"),
         ("-m 1G,slots=2", "-m: no such property: 'slots=2'"),
         ("-m mem=1G", "-m: no such property: 'mem'"),
@@ -156,17 +160,41 @@ fn each_error_is_one_line_that_names_its_option() {
 }
 
 #[test]
+fn what_asks_for_nothing_else_than_there_is_is_taken() {
+    for line in [
+        "-M pc -machine pc -accel kvm -enable-kvm",
+        "-nodefaults -no-user-config -nographic -display none -vga none -net none -nic none",
+        "-monitor none -parallel none -rtc base=utc",
+    ] {
+        assert_eq!(error(line), "", "{line}");
+    }
+}
+
+#[test]
+fn the_first_errors_are_kept() {
+    let many: String = (0..MAX_ERRORS + 2).map(|index| format!("-wrong{index} ")).collect();
+    parse(&many, |options| {
+        let kept: Vec<_> = options.errors.iter().map(|error| error.to_string()).collect();
+        assert_eq!((kept.len(), options.errors.count as usize), (MAX_ERRORS, MAX_ERRORS + 2));
+        assert_eq!(kept[1], "-wrong1: no such option");
+    });
+}
+
+#[test]
 fn parsing_goes_on_behind_errors_and_counts_them() {
     parse("-foo -m x -kernel k -bar -initrd i", |options| {
         assert_eq!((options.kernel, options.initrd), (Some("k"), Some("i")));
         assert_eq!(options.errors.count, 3);
-        assert_eq!(options.errors.first.unwrap().problem, OptionProblem::Unknown);
+        assert_eq!(options.errors.first().unwrap().problem, OptionProblem::Unknown);
     });
     let mut line = b"-name \xff\xfe -kernel k".to_vec();
     let options = Options::parse(&mut line);
-    assert_eq!((options.errors.first.unwrap().problem, options.kernel), (OptionProblem::NotUtf8, Some("k")));
+    assert_eq!(
+        (options.errors.first().unwrap().problem, options.kernel),
+        (OptionProblem::NotUtf8, Some("k"))
+    );
     let mut line = vec![b'x'; MAX_LINE + 1];
-    assert_eq!(Options::parse(&mut line).errors.first.unwrap().problem, OptionProblem::TooLong);
+    assert_eq!(Options::parse(&mut line).errors.first().unwrap().problem, OptionProblem::TooLong);
 }
 
 #[test]
@@ -183,7 +211,7 @@ fn the_table_is_in_order() {
 
 fn list(line: &str, check: impl FnOnce(Group<'_>)) {
     parse(line, |options| {
-        assert_eq!((options.errors.first, options.group_error), (None, None), "{line}");
+        assert_eq!((options.errors.first(), options.group_error), (None, None), "{line}");
         let kinds = [GroupKind::Device, GroupKind::Drive, GroupKind::Netdev, GroupKind::Object];
         check(kinds.into_iter().find_map(|kind| options.groups(kind).next()).unwrap());
     });
@@ -329,7 +357,7 @@ proptest::proptest! {
     {
         let mut line = words.join(glue).into_bytes();
         let options = Options::parse(&mut line);
-        if let Some(error) = options.errors.first {
+        if let Some(error) = options.errors.first() {
             proptest::prop_assert!(!error.to_string().contains('\n'));
         }
     }

@@ -60,8 +60,7 @@ impl Format {
             }
         }
         let radix = radix.unwrap_or(last.radix);
-        let size = if radix == Radix::Character { 1 } else { size.unwrap_or(last.size) };
-        Some(Self { count, radix, size })
+        Some(Self { count, radix, size: size.unwrap_or(last.size) })
     }
 
     fn line_bytes(self) -> u64 {
@@ -70,12 +69,16 @@ impl Format {
 
     /// Line `index` of a dump from `address` on; `read` copies guest memory. False behind the last line.
     pub fn line(
-        self,
+        mut self,
         address: u64,
         index: usize,
         line: &mut Line,
         read: impl FnOnce(u64, &mut [u8]) -> bool,
     ) -> Dump {
+        // Characters are bytes; the size is kept for the next command.
+        if self.radix == Radix::Character {
+            self.size = 1;
+        }
         let total = u64::from(self.count) * u64::from(self.size);
         let Some(done) = (index as u64).checked_mul(self.line_bytes()).filter(|done| *done < total) else {
             return Dump::End;
@@ -191,6 +194,8 @@ mod tests {
         assert_eq!(dump("1ob", 0, &[8]), ["0000000000000000: 010"]);
         assert_eq!(dump("3c", 0, b"a'\x01"), ["0000000000000000: 'a' '\\'' '\\x01'"]);
         assert_eq!(dump("2xg", 0, &[0; 8]), ["0000000000000000: Cannot access memory"]);
+        let characters = Format::parse("4cw", Format::DEFAULT).unwrap();
+        assert_eq!(Format::parse("x", characters).unwrap().size, 4);
         assert!(Format::parse("4z", Format::DEFAULT).is_none());
         assert!(Format::parse("99999999999x", Format::DEFAULT).is_none());
     }

@@ -4,8 +4,8 @@
 //! backslashes of its own: blanks separate, `'…'` keeps everything, `"…"` keeps everything but `\"`, `\\` and `\'`,
 //! and elsewhere a backslash keeps the next character. Of an option that is given twice the last one counts.
 //!
-//! No error ends the parsing: the monitor has to come up so that the operator can be told. The first is kept, the
-//! others are counted.
+//! No error ends the parsing: the monitor has to come up so that the operator can be told. The first few are kept,
+//! the others are counted.
 
 mod group;
 mod table;
@@ -27,6 +27,8 @@ pub const MAX_LINE: usize = 4096;
 pub const MAX_CPU_FEATURES: usize = 16;
 /// Host serial ports that `-serial` can name: COM1 to COM4.
 pub const MAX_SERIAL: usize = 4;
+/// Most errors of a command line that are told one by one: as many as somebody mends at once.
+pub const MAX_ERRORS: usize = 8;
 /// Guest RAM without `-m`, as QEMU has it.
 pub const DEFAULT_MEMORY: u64 = 128 << 20;
 
@@ -91,16 +93,27 @@ impl fmt::Display for OptionError<'_> {
 /// The errors of one command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Errors<'a> {
-    /// The first one.
-    pub first: Option<OptionError<'a>>,
-    /// All of them.
+    kept: [Option<OptionError<'a>>; MAX_ERRORS],
+    /// How many there are.
     pub count: u32,
 }
 
 impl<'a> Errors<'a> {
     fn add(&mut self, option: &'a str, value: &'a str, problem: OptionProblem) {
-        self.first.get_or_insert(OptionError { option, value, problem });
+        if let Some(place) = self.kept.iter_mut().find(|place| place.is_none()) {
+            *place = Some(OptionError { option, value, problem });
+        }
         self.count = self.count.saturating_add(1);
+    }
+
+    /// The first [`MAX_ERRORS`] of them.
+    pub fn iter(&self) -> impl Iterator<Item = OptionError<'a>> {
+        self.kept.into_iter().flatten()
+    }
+
+    /// The first one.
+    pub const fn first(&self) -> Option<OptionError<'a>> {
+        self.kept[0]
     }
 }
 
@@ -244,7 +257,9 @@ impl<'a> Options<'a> {
                     }
                 }
             }
-            if let Err((value, problem)) = options.set(action, value) {
+            if let Err((value, problem)) = options.set(action, value)
+                && !(problem == OptionProblem::NotYet && table::is_as_it_is(name, value))
+            {
                 options.errors.add(name, value, problem);
             }
         }
@@ -304,6 +319,7 @@ impl<'a> Options<'a> {
             Action::Cpu => self.set_cpu(value)?,
             Action::Group(kind) => self.add_group(kind, value),
             Action::NotYet => return Err((value, OptionProblem::NotYet)),
+            Action::Nothing => {}
         }
         Ok(())
     }

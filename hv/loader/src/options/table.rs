@@ -75,6 +75,8 @@ pub(super) enum Action {
     Group(GroupKind),
     /// A word of QEMU's that has no meaning here yet.
     NotYet,
+    /// A word of QEMU's that changes nothing here.
+    Nothing,
 }
 
 const fn parameter(name: &'static str, kind: ParameterType, help: &'static str) -> Parameter {
@@ -204,54 +206,37 @@ pub const OPTIONS: &[OptionInfo] = &[
 ];
 
 /// Options of QEMU's that are known by name only, and have an argument.
-const NOT_YET: &[&str] = &[
-    "M",
-    "accel",
-    "acpitable",
-    "audiodev",
-    "bios",
-    "blockdev",
-    "boot",
-    "cdrom",
-    "d",
-    "debugcon",
-    "display",
-    "fda",
-    "fw_cfg",
-    "global",
-    "hda",
-    "hdb",
-    "icount",
-    "incoming",
-    "loadvm",
-    "machine",
-    "mon",
-    "monitor",
-    "net",
-    "nic",
-    "numa",
-    "parallel",
-    "rtc",
-    "sandbox",
-    "smbios",
-    "spice",
-    "tpmdev",
-    "trace",
-    "vga",
-    "vnc",
-    "watchdog",
-];
+const NOT_YET: &str = "M accel acpitable audiodev bios blockdev boot cdrom d debugcon display fda fw_cfg global hda hdb \
+    icount incoming loadvm machine mon monitor net nic numa parallel rtc sandbox smbios spice tpmdev \
+    trace vga vnc watchdog";
 
 /// The same, without an argument.
-const NOT_YET_FLAGS: &[&str] =
-    &["enable-kvm", "no-acpi", "no-hpet", "nodefaults", "nographic", "snapshot", "usb"];
+const NOT_YET_FLAGS: &str = "no-acpi no-hpet snapshot usb";
+
+/// Options of QEMU's that ask for nothing but what there is anyway: rigs' scripts are full of them.
+const AS_IT_IS: &str = "M=pc accel=kvm display=none machine=pc monitor=none net=none nic=none parallel=none \
+    rtc=base=utc vga=none";
+
+/// The same, without an argument.
+const AS_IT_IS_FLAGS: &str = "enable-kvm no-user-config nodefaults nographic";
+
+/// Whether this value of a [`Action::NotYet`] option is what holds without it.
+pub(super) fn is_as_it_is(name: &str, value: &str) -> bool {
+    AS_IT_IS.split(' ').any(|pair| pair.split_once('=') == Some((name, value)))
+}
+
+/// One string takes less of the image than a table of them.
+fn is_among(name: &str, words: &str) -> bool {
+    words.split(' ').any(|word| word == name)
+}
 
 /// What an option does, and whether an argument follows it; `None` where there is no such option.
 pub(super) fn find(name: &str) -> Option<(Action, bool)> {
     match OPTIONS.iter().find(|option| option.name == name) {
         Some(option) => Some((option.action, option.argument)),
-        None if NOT_YET.contains(&name) => Some((Action::NotYet, true)),
-        None if NOT_YET_FLAGS.contains(&name) => Some((Action::NotYet, false)),
+        None if is_among(name, NOT_YET) => Some((Action::NotYet, true)),
+        None if is_among(name, NOT_YET_FLAGS) => Some((Action::NotYet, false)),
+        None if is_among(name, AS_IT_IS_FLAGS) => Some((Action::Nothing, false)),
         None => None,
     }
 }
