@@ -33,6 +33,9 @@ const WAITING: usize = 1 << 20;
 /// How often it is looked whether there is room again.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// A client that has said all it had to say (`echo … | socat - UNIX:…`) is answered until the line is quiet for so long.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// What the line carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -206,12 +209,18 @@ impl Server {
             }
         }
         let mut buffer = [0; 65536];
+        let mut listens_only = false;
         loop {
-            let [line, asked] = if self.outgoing.is_full() {
+            let [line, asked] = if listens_only {
+                [ready([&self.line, &self.line], Some(LAST_ANSWERS))?[0], false]
+            } else if self.outgoing.is_full() {
                 [ready([&self.line, &self.line], Some(LOOK))?[0], false]
             } else {
                 ready([&self.line, &client], None)?
             };
+            if listens_only && !line {
+                return Ok(End::Client);
+            }
             if line {
                 match self.line.read(&mut buffer)? {
                     0 => return Ok(End::Line),
@@ -224,6 +233,7 @@ impl Server {
             }
             if asked {
                 match client.read(&mut buffer) {
+                    Ok(0) if still_there(&client) => listens_only = true,
                     Ok(0) | Err(_) => return Ok(End::Client),
                     Ok(count) => {
                         self.string.feed(&buffer[..count]);
@@ -278,9 +288,9 @@ impl Server {
     }
 }
 
-/// True unless the other side has closed the socket.
+/// True unless the other side has closed the socket, or its end of it for both directions.
 fn still_there(client: &UnixStream) -> bool {
-    let mut fds = [PollFd::new(client, PollFlags::HUP | PollFlags::RDHUP)];
+    let mut fds = [PollFd::new(client, PollFlags::HUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     !matches!(poll(&mut fds, Some(&now)), Ok(count) if count > 0)
 }
@@ -342,6 +352,23 @@ mod tests {
             let mut lines = BufReader::new(client).lines();
             assert_eq!(lines.next().unwrap().unwrap().as_bytes(), HELLO.trim_ascii_end());
             assert_eq!(lines.next().unwrap().unwrap(), format!("round {round}"));
+        }
+    }
+
+    #[test]
+    fn a_client_that_sends_no_more_is_answered() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || monitor(theirs));
+        let path = std::env::temp_dir().join(format!("bridge-half-{}", std::process::id()));
+        let bridge = Bridge::start(Line::Unix(ours), &path, Protocol::Qmp).unwrap();
+        for _ in 0..2 {
+            let mut client = UnixStream::connect(bridge.path()).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            client.write_all(b"all\n").unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut came = Vec::new();
+            client.read_to_end(&mut came).unwrap();
+            assert_eq!(came, [HELLO, b"all\n"].concat());
         }
     }
 
