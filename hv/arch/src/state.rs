@@ -146,7 +146,8 @@ pub enum CpuMode {
     Long64,
 }
 
-/// A register of the extended state that an instruction moves whole or in part. Numbers are 0 to 7 (MMX) and 0 to 15.
+/// A register of the extended state that an instruction moves whole or in part. Numbers are 0 to 7 (MMX), 0 to 31 (ZMM) and
+/// else 0 to 15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VectorRegister {
     /// 64 bits, in the x87 registers.
@@ -155,6 +156,8 @@ pub enum VectorRegister {
     Xmm(u8),
     /// 256 bits; what is above them is cleared when these are written, as by VEX-encoded instructions.
     Ymm(u8),
+    /// 512 bits.
+    Zmm(u8),
 }
 
 /// Interrupts of a local APIC, for a processor that delivers them by itself. A bit for each vector, in the order of the
@@ -269,15 +272,15 @@ pub trait VcpuState {
         true
     }
 
-    /// A vector register, 64 bits an element from the lowest on; what is above its width reads as 0. `None` where there is no
+    /// A vector register, 64 bits an element from the lowest on; what is above its width is of no meaning. `None` where there is no
     /// such register, or the guest has not switched its state on in XCR0. With access to an MMX register the x87 state becomes
     /// what any MMX instruction leaves (SDM vol. 1, 9.5.1).
-    fn vector(&mut self, _: VectorRegister) -> Option<[u64; 4]> {
+    fn vector(&mut self, _: VectorRegister) -> Option<[u64; 8]> {
         None
     }
 
     /// Sets a vector register; nothing happens where [`Self::vector`] has none.
-    fn set_vector(&mut self, _: VectorRegister, _: [u64; 4]) {}
+    fn set_vector(&mut self, _: VectorRegister, _: [u64; 8]) {}
 
     /// Current privilege level (SS.DPL; SDM vol. 3, 25.4.1).
     fn cpl(&self) -> u8 {

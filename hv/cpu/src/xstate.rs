@@ -28,8 +28,14 @@ pub const XCR0_X87: u64 = 1;
 pub const XCR0_SSE: u64 = 1 << 1;
 /// The upper halves of YMM0 to YMM15.
 const XCR0_AVX: u64 = 1 << 2;
+/// The mask registers of AVX-512.
+const XCR0_OPMASK: u64 = 1 << 5;
 /// The upper halves of ZMM0 to ZMM15.
 const XCR0_ZMM_HIGH: u64 = 1 << 6;
+/// ZMM16 to ZMM31.
+const XCR0_ZMM_16: u64 = 1 << 7;
+/// AVX-512, which is switched on as a whole (SDM vol. 1, 13.3).
+const XCR0_AVX512: u64 = XCR0_OPMASK | XCR0_ZMM_HIGH | XCR0_ZMM_16;
 /// Components that are known to be plain registers of the running program, safe to hand to a guest: x87, SSE, AVX,
 /// AVX-512 (5 to 7) and PKRU (9). Left out: MPX (3, 4; gone from newer chips), AMX (17, 18; too large) and what is not
 /// known.
@@ -116,14 +122,15 @@ impl XState {
     }
 
     /// A vector register's value; `None` where the processor has not its state, or the guest has it switched off.
-    pub fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {
-        let (low, size, high) = self.place(register)?;
-        let mut bytes = [0; 32];
-        bytes.get_mut(..size)?.copy_from_slice(self.area.get(low..low + size)?);
-        if let Some(high) = high {
-            bytes.get_mut(SLOT..)?.copy_from_slice(self.area.get(high..high + SLOT)?);
+    pub fn vector(&mut self, register: VectorRegister) -> Option<[u64; 8]> {
+        let mut bytes = [0; 64];
+        let mut rest = &mut bytes[..];
+        for (offset, size) in self.place(register)?.0 {
+            let (piece, behind) = rest.split_at_mut_checked(size)?;
+            piece.copy_from_slice(self.area.get(offset..offset + size)?);
+            rest = behind;
         }
-        let mut value = [0; 4];
+        let mut value = [0; 8];
         for (word, bytes) in value.iter_mut().zip(bytes.as_chunks().0) {
             *word = u64::from_le_bytes(*bytes);
         }
@@ -131,53 +138,62 @@ impl XState {
     }
 
     /// Sets a vector register, where there is one.
-    pub fn set_vector(&mut self, register: VectorRegister, value: [u64; 4]) {
-        let Some((low, size, high)) = self.place(register) else { return };
-        let mut bytes = [0; 32];
+    pub fn set_vector(&mut self, register: VectorRegister, mut value: [u64; 8]) {
+        let Some((pieces, used)) = self.place(register) else { return };
+        match register {
+            // The part of the x87 register that is not the MMX register's (SDM vol. 1, 9.5.2).
+            VectorRegister::Mmx(_) => value[1] = u64::MAX,
+            VectorRegister::Ymm(_) => value[4..].fill(0),
+            _ => {}
+        }
+        let mut bytes = [0; 64];
         for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(value) {
             *bytes = word.to_le_bytes();
         }
-        self.put(low, bytes.get(..size).unwrap_or_default());
-        let used = match register {
-            VectorRegister::Mmx(_) => {
-                // The part of the x87 register that is not the MMX register's (SDM vol. 1, 9.5.2).
-                self.put(low + size, &[0xff; 2]);
-                XCR0_X87
-            }
-            VectorRegister::Xmm(_) => XCR0_SSE,
-            VectorRegister::Ymm(number) => {
-                if self.supported() & XCR0_ZMM_HIGH != 0 {
-                    let offset = component_offset(XCR0_ZMM_HIGH.trailing_zeros());
-                    self.put(offset + 2 * SLOT * usize::from(number & 15), &[0; 2 * SLOT]);
-                }
-                XCR0_SSE | XCR0_AVX
-            }
-        };
-        if let Some(high) = high {
-            self.put(high, &bytes[SLOT..]);
+        let mut rest = &bytes[..];
+        for (offset, size) in pieces {
+            let Some((piece, behind)) = rest.split_at_checked(size) else { return };
+            self.put(offset, piece);
+            rest = behind;
         }
         self.in_use(used);
     }
 
-    /// Where a register lies: its low part with its size in bytes, and the upper half of a YMM register.
-    fn place(&mut self, register: VectorRegister) -> Option<(usize, usize, Option<usize>)> {
-        match register {
+    /// Where a register lies, by offset and size from its lowest bits on, and the components that it is of. To a YMM register
+    /// belongs what is above it, if there is anything.
+    fn place(&mut self, register: VectorRegister) -> Option<([(usize, usize); 3], u64)> {
+        const NONE: (usize, usize) = (0, 0);
+        let offset = |component: u64| component_offset(component.trailing_zeros());
+        let (number, needed) = match register {
             VectorRegister::Mmx(number) => {
                 self.begin_mmx();
-                Some((X87_REGISTERS + SLOT * usize::from(number & 7), 8, None))
+                // With the 16 bits behind it.
+                let register = (X87_REGISTERS + SLOT * usize::from(number & 7), 10);
+                return Some(([register, NONE, NONE], XCR0_X87));
             }
-            VectorRegister::Xmm(number) => {
-                Some((XMM_REGISTERS + SLOT * usize::from(number & 15), SLOT, None))
-            }
-            VectorRegister::Ymm(number) => {
-                if self.supported() & self.xcr0() & XCR0_AVX == 0 {
-                    return None;
-                }
-                let slot = SLOT * usize::from(number & 15);
-                let high = component_offset(XCR0_AVX.trailing_zeros()) + slot;
-                Some((XMM_REGISTERS + slot, SLOT, Some(high)))
-            }
+            VectorRegister::Xmm(number) => (number & 15, XCR0_SSE),
+            VectorRegister::Ymm(number) => (number & 15, XCR0_SSE | XCR0_AVX),
+            VectorRegister::Zmm(number) => (number & 31, XCR0_SSE | XCR0_AVX | XCR0_AVX512),
+        };
+        if needed != XCR0_SSE && self.supported() & self.xcr0() & needed != needed {
+            return None;
         }
+        let number = usize::from(number);
+        if number > 15 {
+            let register = (offset(XCR0_ZMM_16) + 4 * SLOT * (number - 16), 4 * SLOT);
+            return Some(([register, NONE, NONE], XCR0_ZMM_16));
+        }
+        let low = (XMM_REGISTERS + SLOT * number, SLOT);
+        if needed == XCR0_SSE {
+            return Some(([low, NONE, NONE], needed));
+        }
+        let high = if self.supported() & XCR0_ZMM_HIGH != 0 {
+            (offset(XCR0_ZMM_HIGH) + 2 * SLOT * number, 2 * SLOT)
+        } else {
+            NONE
+        };
+        let pieces = [low, (offset(XCR0_AVX) + SLOT * number, SLOT), high];
+        Some((pieces, needed & !(XCR0_OPMASK | XCR0_ZMM_16)))
     }
 
     /// What each MMX instruction does to the x87 state: all registers valid, TOP 0 (SDM vol. 1, 9.5.1). They lie in the area
@@ -415,17 +431,36 @@ mod tests {
         let mut state = Box::new(XState::new());
         state.configure(xcr0);
         state.set_xcr0(xcr0);
-        state.set_vector(VectorRegister::Xmm(3), [0x1122, 5, 9, 9]);
+        let get = |state: &mut XState, register, count: usize| {
+            state.vector(register).map(|value| value[..count].to_vec())
+        };
+        state.set_vector(VectorRegister::Xmm(3), [0x1122, 5, 9, 9, 9, 9, 9, 9]);
         // XRSTOR takes it, and XSAVE gives the register's next value back.
         assert_eq!(round_trip(&mut state, 0x77).2, 0x1122);
-        assert_eq!(state.vector(VectorRegister::Xmm(3)), Some([0x77, 0, 0, 0]));
+        assert_eq!(get(&mut state, VectorRegister::Xmm(3), 2).unwrap(), [0x77, 0]);
         if xcr0 & XCR0_AVX != 0 {
-            state.set_vector(VectorRegister::Ymm(3), [1, 2, 3, 4]);
+            state.set_vector(VectorRegister::Ymm(3), [1, 2, 3, 4, 9, 9, 9, 9]);
             let _ = round_trip(&mut state, 0x88);
             // Legacy SSE leaves the upper half alone.
-            assert_eq!(state.vector(VectorRegister::Ymm(3)), Some([0x88, 0, 3, 4]));
-            state.set_vector(VectorRegister::Xmm(3), [6, 7, 0, 0]);
-            assert_eq!(state.vector(VectorRegister::Ymm(3)), Some([6, 7, 3, 4]));
+            assert_eq!(get(&mut state, VectorRegister::Ymm(3), 4).unwrap(), [0x88, 0, 3, 4]);
+            state.set_vector(VectorRegister::Xmm(3), [6, 7, 0, 0, 0, 0, 0, 0]);
+            assert_eq!(get(&mut state, VectorRegister::Ymm(3), 4).unwrap(), [6, 7, 3, 4]);
+        }
+        if xcr0 & XCR0_AVX512 == XCR0_AVX512 {
+            for number in [3, 15, 16, 31] {
+                state.set_vector(VectorRegister::Zmm(number), [1, 2, 3, 4, 5, 6, 7, u64::from(number)]);
+            }
+            let _ = round_trip(&mut state, 0x99);
+            assert_eq!(state.vector(VectorRegister::Zmm(3)), Some([0x99, 0, 3, 4, 5, 6, 7, 3]));
+            for number in [15, 16, 31] {
+                let want = [1, 2, 3, 4, 5, 6, 7, u64::from(number)];
+                assert_eq!(state.vector(VectorRegister::Zmm(number)), Some(want));
+            }
+            // VEX clears what is above.
+            state.set_vector(VectorRegister::Ymm(15), [9; 8]);
+            assert_eq!(state.vector(VectorRegister::Zmm(15)), Some([9, 9, 9, 9, 0, 0, 0, 0]));
+            state.set_xcr0(XCR0_X87 | XCR0_SSE | XCR0_AVX);
+            assert_eq!(state.vector(VectorRegister::Zmm(3)), None);
         }
         state.set_xcr0(XCR0_X87 | XCR0_SSE);
         assert_eq!(state.vector(VectorRegister::Ymm(3)), None);
@@ -443,8 +478,8 @@ mod tests {
         assert_eq!(state.vector(VectorRegister::Mmx(6)).unwrap()[0], 0);
         assert_eq!(state.vector(VectorRegister::Mmx(1)).unwrap()[0], 0x0303_0303_0303_0303);
         assert_eq!((state.area[FSW], state.area[FSW + 1], state.area[FTW]), (0x41, 0, 0xff));
-        state.set_vector(VectorRegister::Mmx(2), [0x1234, 0, 0, 0]);
-        assert_eq!(state.vector(VectorRegister::Mmx(2)), Some([0x1234, 0, 0, 0]));
+        state.set_vector(VectorRegister::Mmx(2), [0x1234, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(state.vector(VectorRegister::Mmx(2)).unwrap()[0], 0x1234);
         assert_eq!(state.area[X87_REGISTERS + 2 * SLOT + 8..][..2], [0xff, 0xff]);
     }
 

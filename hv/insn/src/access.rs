@@ -22,6 +22,21 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// The 8 bytes (or all there are) at `offset`, which is below the size.
+    #[inline(never)]
+    pub fn piece(&self, offset: u8) -> Self {
+        let size = (self.size - offset).min(8);
+        match self.split.checked_sub(offset) {
+            Some(split @ 1..) => Self {
+                first: self.first + u64::from(offset),
+                second: self.second,
+                split: split.min(size),
+                size,
+            },
+            _ => Self { first: self.second + u64::from(offset - self.split), second: 0, split: size, size },
+        }
+    }
+
     /// `size` bytes in one piece.
     pub fn whole(address: u64, size: u8) -> Self {
         Self { first: address, second: 0, split: size, size }

@@ -27,8 +27,19 @@ pub enum OpcodeMap {
     Two,
     /// 0F 38 or 0F 3A and a byte.
     Three,
-    /// Behind a VEX or EVEX prefix.
+    /// Behind a VEX prefix.
     Vex,
+    /// Behind an EVEX prefix.
+    Evex,
+}
+
+/// The length of vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum VectorLength {
+    Bits128,
+    Bits256,
+    Bits512,
 }
 
 /// A repeat prefix.
@@ -57,15 +68,15 @@ pub struct MemoryOperand {
     pub rip_relative: bool,
 }
 
-/// What a VEX prefix says besides the bits of REX (SDM vol. 2, 2.3.5).
+/// What a VEX or EVEX prefix says besides the bits of REX (SDM vol. 2, 2.3.5, 2.7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vex {
     /// Opcode map: 1 for 0F, 2 for 0F 38, 3 for 0F 3A.
     pub map: u8,
     /// The implied prefix (`pp`): 0 none, 1 for 66, 2 for F3, 3 for F2.
     pub prefix: u8,
-    /// VEX.L: 256 bits.
-    pub wide: bool,
+    /// Vector length.
+    pub length: VectorLength,
     /// The second source register (`vvvv`, inverted); 0 where there is none.
     pub source: u8,
 }
@@ -81,13 +92,13 @@ pub struct Instruction {
     pub opcode: u8,
     /// ModRM byte, where the opcode has one.
     pub modrm: Option<u8>,
-    /// REX prefix, 0 where there is none.
+    /// REX prefix, 0 where there is none. VEX and EVEX have the same bits, and EVEX.R' (not inverted) is bit 4.
     pub rex: u8,
     /// Operand size in bytes by mode and prefixes: 2, 4 or 8. Byte forms of an opcode are the opcode's business.
     pub operand_size: u8,
     /// Address size in bytes: 2, 4 or 8.
     pub address_size: u8,
-    /// VEX prefix; EVEX is not looked into.
+    /// VEX prefix, or EVEX prefix without masking, broadcast and rounding.
     pub vex: Option<Vex>,
     /// Repeat prefix.
     pub repeat: Repeat,
@@ -109,9 +120,9 @@ impl Instruction {
         self.modrm.unwrap_or(0) >> 3 & 7
     }
 
-    /// The `reg` field of ModRM with REX.R.
+    /// The `reg` field of ModRM with REX.R, and R' of EVEX.
     pub fn reg(&self) -> u8 {
-        self.extension() | (self.rex & 4) << 1
+        self.extension() | (self.rex & 4) << 1 | self.rex & 0x10
     }
 
     /// The `rm` field of ModRM with REX.B; it names a register where `memory` is `None`.
@@ -186,7 +197,7 @@ fn immediate_size(map: OpcodeMap, opcode: u8, extension: u8, operand: u8, addres
             _ => 0,
         },
         // The callers know map 3 from map 2.
-        OpcodeMap::Three | OpcodeMap::Vex => 0,
+        OpcodeMap::Three | OpcodeMap::Vex | OpcodeMap::Evex => 0,
     }
 }
 
@@ -338,17 +349,29 @@ pub fn decode(bytes: &[u8], mode: CpuMode) -> Result<Instruction, DecodeError> {
                 (true, _) => !first >> 5 & 7,
             };
             let last = if opcode == 0xc5 { first } else { reader.byte()? };
+            instruction.map = OpcodeMap::Vex;
+            let mut length = last >> 2 & 1;
             if opcode == 0x62 {
-                reader.byte()?;
-            } else {
-                let wide = last & 4 != 0;
-                instruction.vex = Some(Vex { map, prefix: last & 3, wide, source: !last >> 3 & 15 });
-                if opcode == 0xc4 && long {
-                    instruction.rex |= last >> 4 & 8;
+                instruction.map = OpcodeMap::Evex;
+                let rest = reader.byte()?;
+                // No masking, no broadcast, and `vvvv` of no more than four bits; else there is nothing to do here.
+                length = if rest & 0x9f == 8 { rest >> 5 & 3 } else { 3 };
+                if long {
+                    instruction.rex |= !first & 0x10;
                 }
             }
+            let length = match length {
+                0 => Some(VectorLength::Bits128),
+                1 => Some(VectorLength::Bits256),
+                2 => Some(VectorLength::Bits512),
+                _ => None,
+            };
+            instruction.vex =
+                length.map(|length| Vex { map, prefix: last & 3, length, source: !last >> 3 & 15 });
+            if opcode == 0xc4 && long {
+                instruction.rex |= last >> 4 & 8;
+            }
             opcode = reader.byte()?;
-            instruction.map = OpcodeMap::Vex;
             has_modrm = map != 1 || opcode != 0x77;
             trailing = match map {
                 1 => immediate_size(OpcodeMap::Two, opcode, 0, 4, 4, true).min(1),

@@ -22,6 +22,7 @@ pub trait Ports {
 ///
 /// On `Ok(true)` RIP is behind the instruction; on `Ok(false)` RIP stays, the registers show how far it has come,
 /// and the next entry goes on. Permissions of the port (IOPL, TSS bitmap) have been checked by the processor.
+#[inline(never)] // As `emulate_access`.
 pub fn string_io(
     cpu: &mut (impl VcpuState + ?Sized),
     memory: &impl GuestMemory,

@@ -288,11 +288,11 @@ fn code_outside_ram_and_unmapped_code() {
 fn what_is_not_done_is_said() {
     let (mut cpu, mut device) = (Cpu::long(), Device::new());
     cpu.gpr[Gpr::Rbx as usize] = MMIO;
-    // addps xmm0, [rbx]; vaddps ymm0, ymm0, [rbx]; vmovdqu64 zmm0, [rbx]; mul dword [rbx]
+    // addps xmm0, [rbx]; vaddps ymm0, ymm0, [rbx]; vmovdqu64 zmm0 {k1}, [rbx]; mul dword [rbx]
     for code in [
         &[0x0f, 0x58, 0x03][..],
         &[0xc5, 0xfc, 0x58, 0x03],
-        &[0x62, 0xf1, 0xfe, 0x48, 0x6f, 0x03],
+        &[0x62, 0xf1, 0xfe, 0x49, 0x6f, 0x03],
         &[0xf7, 0x23],
     ] {
         assert!(matches!(run(&mut cpu, &mut device, code), Err(Outcome::Unsupported(_))), "{code:02x?}");

@@ -98,11 +98,11 @@ impl VcpuState for Svm {
         }
     }
 
-    fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {
+    fn vector(&mut self, register: VectorRegister) -> Option<[u64; 8]> {
         self.memory.xstate.vector(register)
     }
 
-    fn set_vector(&mut self, register: VectorRegister, value: [u64; 4]) {
+    fn set_vector(&mut self, register: VectorRegister, value: [u64; 8]) {
         self.memory.xstate.set_vector(register, value);
     }
 

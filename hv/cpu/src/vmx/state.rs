@@ -203,11 +203,11 @@ impl VcpuState for Vmx {
         true
     }
 
-    fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {
+    fn vector(&mut self, register: VectorRegister) -> Option<[u64; 8]> {
         self.xstate.vector(register)
     }
 
-    fn set_vector(&mut self, register: VectorRegister, value: [u64; 4]) {
+    fn set_vector(&mut self, register: VectorRegister, value: [u64; 8]) {
         self.xstate.set_vector(register, value);
     }
 

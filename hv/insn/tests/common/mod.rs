@@ -26,7 +26,7 @@ pub struct Cpu {
     pub segments: [Segment; 8],
     pub control: Control,
     pub gdtr: DescriptorTable,
-    pub vectors: [[u64; 4]; 16],
+    pub vectors: [[u64; 8]; 32],
     pub mmx: [u64; 8],
     pub pdptes: [u64; 4],
 }
@@ -43,7 +43,7 @@ impl Cpu {
             segments: [FLAT_DATA; 8],
             control: Control { cr0: bits::CR0_PE, ..Control::default() },
             gdtr: DescriptorTable::default(),
-            vectors: [[0; 4]; 16],
+            vectors: [[0; 8]; 32],
             mmx: [0; 8],
             pdptes: [0; 4],
         };
@@ -120,23 +120,25 @@ impl VcpuState for Cpu {
         }
         legal
     }
-    fn vector(&mut self, register: VectorRegister) -> Option<[u64; 4]> {
+    fn vector(&mut self, register: VectorRegister) -> Option<[u64; 8]> {
         Some(match register {
-            VectorRegister::Mmx(number) => [self.mmx[usize::from(number)], 0, 0, 0],
-            VectorRegister::Xmm(number) => {
-                let [low, high, ..] = self.vectors[usize::from(number)];
-                [low, high, 0, 0]
+            VectorRegister::Mmx(number) => [self.mmx[usize::from(number)], 0, 0, 0, 0, 0, 0, 0],
+            VectorRegister::Xmm(number) | VectorRegister::Ymm(number) => {
+                self.vectors[usize::from(number & 15)]
             }
-            VectorRegister::Ymm(number) => self.vectors[usize::from(number)],
+            VectorRegister::Zmm(number) => self.vectors[usize::from(number)],
         })
     }
-    fn set_vector(&mut self, register: VectorRegister, value: [u64; 4]) {
+    fn set_vector(&mut self, register: VectorRegister, value: [u64; 8]) {
         match register {
             VectorRegister::Mmx(number) => self.mmx[usize::from(number)] = value[0],
             VectorRegister::Xmm(number) => {
                 self.vectors[usize::from(number)][..2].copy_from_slice(&value[..2])
             }
-            VectorRegister::Ymm(number) => self.vectors[usize::from(number)] = value,
+            VectorRegister::Ymm(number) => {
+                self.vectors[usize::from(number)] = [value[0], value[1], value[2], value[3], 0, 0, 0, 0]
+            }
+            VectorRegister::Zmm(number) => self.vectors[usize::from(number)] = value,
         }
     }
 }

@@ -224,8 +224,28 @@ fn avx(want: (u64, u64)) {
     let from = [0x0123_4567_89abu64, 0, want.0, want.1];
     let trap = attempt!(["vmovups ymm6, [rsi]", "vmovups [rdi], ymm6", "vzeroall"], in("rdi") COUNTER, in("rsi") &from);
     equal("vmovups [m], ymm", (trap, quadword(COUNTER), quadword(TIMER)), (None, from[0], want.0));
+    avx_512();
     let _ = attempt!(["mov eax, 3", "xor ecx, ecx", "xor edx, edx", "xsetbv", "mov cr4, {v}"],
         v = in(reg) cr4, out("rax") _, out("rcx") _, out("rdx") _);
+}
+
+/// With EVEX: registers that nothing else reaches, and a displacement in sizes of the operand.
+fn avx_512() {
+    if cpuid(7, 0)[1] >> 16 & 1 == 0 {
+        return skip("vmovdqu64", "no AVX-512");
+    }
+    let _ = attempt!(["xor ecx, ecx", "xor edx, edx", "mov eax, 0xe7", "xsetbv"],
+        out("rax") _, out("rcx") _, out("rdx") _);
+    let mut got = [0u64; 8];
+    let trap = attempt!(["vmovdqu64 zmm21, [rdi + 64]", "vmovups [rsi], zmm21"], in("rdi") TIMER - 64, in("rsi") &mut got);
+    equal(
+        "vmovdqu64 zmm, [m]",
+        (trap, got),
+        (None, [0, 8, 16, 24, 32, 40, 48, 56].map(|offset| quadword(TIMER + offset))),
+    );
+    set_quadword(COUNTER, 0);
+    let trap = attempt!(["vmovdqu64 xmm22, [rsi + 8]", "vmovntdq [rdi], xmm22"], in("rdi") COUNTER, in("rsi") &[!0, 0x1234_5678_9abcu64, !0]);
+    equal("vmovntdq [m], xmm", (trap, quadword(COUNTER)), (None, 0x1234_5678_9abc));
 }
 
 fn quadword(address: u64) -> u64 {
