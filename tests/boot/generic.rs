@@ -2,14 +2,15 @@
 
 use crate::linux;
 use crate::report::Report;
-use crate::rig::{Running, limit, member};
+use crate::rig::{Running, limit};
 use anyhow::{Context, Result, ensure};
 use xtask::board::Board;
-use xtask::guest::{self, Guest};
+use xtask::guest::Guest;
 
 /// Runs the group.
 pub fn run(board: Board, report: &Report) -> Result<()> {
-    for processors in if board == Board::Bochs { vec![1, 2] } else { vec![1, 2, 4] } {
+    let kinds: &[u32] = if board == Board::Bochs { &[1, 2] } else { &[1, 2, 4] };
+    for &processors in kinds {
         boot(board, report, processors)?;
     }
     Ok(())
@@ -17,11 +18,9 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
 
 fn boot(board: Board, report: &Report, processors: u32) -> Result<()> {
     let name = |what: &str| format!("linux-generic::{what} ({processors})");
-    let files = guest::files(Guest::LinuxGeneric)?;
-    let mut rig = linux::describe(board, &format!("linux-generic-{processors}"), processors)?;
-    rig.members = vec![member("vmlinuz", files.kernel)];
-    rig.members.extend(files.initrd.map(|path| member("initrd.img", path)));
-    let mut rig = Running::start(&rig)?;
+    let name_of_rig = format!("linux-generic-{processors}");
+    let mut rig =
+        Running::start(&linux::describe_kernel(board, &name_of_rig, Guest::LinuxGeneric, processors)?)?;
     let booted = report.check(board, &name("boots to userspace"), || {
         rig.console.expect("guest: ready", limit(board, 240)).with_context(|| rig.tail())?;
         rig.console.expect("# ", limit(board, 10))?;
@@ -30,13 +29,10 @@ fn boot(board: Board, report: &Report, processors: u32) -> Result<()> {
     if !booted {
         return Ok(());
     }
-    report.check(board, &name("processors"), || {
-        let online = linux::shell(&mut rig, "nproc")?;
-        ensure!(online == processors.to_string(), "{online}");
-        Ok(())
-    });
+    report.check(board, &name("processors"), || linux::is(&mut rig, Guest::LinuxGeneric, processors));
     report.check(board, &name("nothing broken in the kernel's log"), || {
-        let words = "BUG:|WARNING:|Oops|Call Trace|soft lockup|unchecked MSR|Firmware Bug|nobody cared";
+        // What WARN() says. In Bochs "RETBleed: WARNING:" is a word about the processor, with Monovisor or without.
+        let words = "BUG:|WARNING: CPU|Oops|Call Trace|soft lockup|unchecked MSR|Firmware Bug|nobody cared";
         let said = linux::shell(&mut rig, &format!("dmesg | grep -E '{words}'"))?;
         ensure!(said.is_empty(), "{said}");
         Ok(())

@@ -58,7 +58,12 @@ fn with_vectors(board: Board) -> Result<Rig> {
 
 /// What a rig with Linux in it is made of.
 pub fn describe(board: Board, name: &str, processors: u32) -> Result<Rig> {
-    let files = guest::files(Guest::Linux)?;
+    describe_kernel(board, name, Guest::Linux, processors)
+}
+
+/// The same, with one of Debian's kernels.
+pub fn describe_kernel(board: Board, name: &str, kernel: Guest, processors: u32) -> Result<Rig> {
+    let files = guest::files(kernel)?;
     let options = [
         "-m",
         "256",
@@ -83,6 +88,16 @@ pub fn describe(board: Board, name: &str, processors: u32) -> Result<Rig> {
     rig.memory_mib = 256 + HOST_EXTRA_MIB;
     rig.processors = processors;
     Ok(rig)
+}
+
+/// The guest runs that kernel, on as many processors.
+pub fn is(rig: &mut Running, kernel: Guest, processors: u32) -> Result<()> {
+    let said = shell(rig, "uname -r; nproc")?;
+    let mut words = said.split_whitespace();
+    let release = words.next().unwrap_or_default();
+    ensure!(release.ends_with("-amd64") && release.contains("cloud") == (kernel == Guest::Linux), "{said}");
+    ensure!(words.eq([processors.to_string().as_str()]), "{said}");
+    Ok(())
 }
 
 /// Types a command at the guest's shell and gives what it printed.

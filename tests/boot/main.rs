@@ -100,6 +100,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Bochs, name: "peripherals", run: peripherals::run },
     Group { board: Board::Bochs, name: "smp", run: smp::run },
     Group { board: Board::Bochs, name: "dmesg", run: dmesg::run },
+    Group { board: Board::Bochs, name: "generic", run: generic::run },
 ];
 
 fn main() -> ExitCode {
