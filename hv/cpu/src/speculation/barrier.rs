@@ -3,7 +3,7 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use monovisor_host::traps::DATA_SELECTOR;
+use monovisor_host::traps::{self, DATA_SELECTOR};
 
 use super::{ARCH_CAPABILITIES, Chip, FLUSH_CMD, PRED_CMD, SHOWN_CAPABILITIES, SPEC_CTRL, decide, measure};
 use crate::control::Allowed;
@@ -69,14 +69,18 @@ impl Barriers {
         if decision.host != 0 || guests_own {
             barriers.measures |= SWITCH;
         }
-        // SAFETY: CPL 0 by the caller. `decide` asks for what CPUID and IA32_ARCH_CAPABILITIES say is there, and these bits
-        // change how the processor predicts, and that TSX aborts, not what instructions of the host do.
-        unsafe {
-            barriers.protect_host();
-            for (measure, msr, bits) in SET_ONCE {
-                if barriers.does(measure) {
-                    wrmsr(msr, rdmsr(msr) | bits);
-                }
+        // SAFETY: CPL 0 by the caller.
+        unsafe { barriers.protect_host() };
+        for (measure, msr, bits) in SET_ONCE {
+            // The family alone tells of AMD's two: a hypervisor below may have taken them away.
+            if barriers.does(measure)
+                && let Some(value) = traps::read_msr(msr)
+                && value & bits != bits
+            {
+                // SAFETY: CPL 0 by the caller. `decide` asks for what CPUID, IA32_ARCH_CAPABILITIES or the family says is
+                // there, and the MSR could be read. These bits change how the processor predicts, and that TSX aborts, not
+                // what instructions of the host do.
+                unsafe { wrmsr(msr, value | bits) };
             }
         }
         barriers
