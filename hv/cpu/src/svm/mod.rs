@@ -313,7 +313,7 @@ impl Svm {
                 memory.msrs.open(msr);
             }
         }
-        memory.vmcb = Vmcb::new();
+        memory.vmcb.clear();
         let control = &mut memory.vmcb.control;
         control.exception_intercepts = EXCEPTION_INTERCEPTS;
         control.intercepts = INTERCEPTS;
