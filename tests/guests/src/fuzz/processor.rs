@@ -196,7 +196,9 @@ pub fn descriptors(round: &mut Round) {
             0 => code.bytes(&[0x0f, 0x01, 0x16]),
             1 => code.bytes(&[0x0f, 0x01, 0x06, 0x0f, 0x01, 0x0e]),
             2 => code.bytes(&[0x0f, 0x00, 0xd0]),
-            3 if round.deadly => code.bytes(&[0x0f, 0x00, 0xd8]),
+            3 if round.deadly && quirks::task_register(selector) => {
+                code.bytes(&[quirks::GOOD, 0x0f, 0x00, 0xd8])
+            }
             4 => code.bytes(&[0x0f, 0x00, 0xc0, 0x0f, 0x00, 0xc8]),
             // LIDT: what follows is lost more often than not.
             5 if round.deadly => code.bytes(&[0x0f, 0x01, 0x1e]),

@@ -2,6 +2,8 @@
 //!
 //! - MOV to CR8 aborts QEMU 7.2 when a virtual interrupt is pending (V_IRQ).
 //! - MOV to and from debug registers: QEMU aborts on some values when the guest is one of SVM's.
+//! - LTR takes a null selector, where a processor raises #GP; QEMU aborts (`invalid tss`) when an interrupt or exception then wants
+//!   a stack.
 //! - XSETBV is not intercepted by it: the guest would set the host's XCR0.
 //! - MOV to CR0 and CR3 take reserved bits, and CR0 takes NW without CD and PG without PE, CR4 takes VMXE
 //!   and clears PAE in long mode, where a processor raises #GP (APM vol. 2, 3.1 and 5.3.2); VMRUN then refuses what the guest has made of itself (15.5.1).
@@ -31,13 +33,21 @@ pub fn forbidden(before: u8, opcode: [u8; 3]) -> bool {
         // MOV to CR0, CR3 and CR4, but for those that begin with the NOP by which this program marks a value as good. With a
         // prefix (REX.R, or LOCK on AMD's processors) the former is CR8.
         0x22 => matches!(opcode[2] >> 3 & 7, 0 | 3 | 4) && before != GOOD,
+        // LTR, the same way.
+        0x00 => opcode[2] >> 3 & 7 == 3 && before != GOOD,
         // XSETBV.
         0x01 => opcode[2] == 0xd1,
         _ => false,
     }
 }
 
-/// NOP: stands before a MOV to a control register whose value has been looked at.
+/// TCG stands this selector in LTR.
+pub fn task_register(selector: u32) -> bool {
+    const NULL: u32 = 0xfffc;
+    !tcg() || selector & NULL != 0
+}
+
+/// NOP: stands before a MOV to a control register or an LTR whose value has been looked at.
 pub const GOOD: u8 = 0x90;
 
 /// A value for CR0 that TCG stands as well.
