@@ -12,6 +12,7 @@ pub mod acpi;
 pub mod apic;
 pub mod clock;
 pub mod disk;
+pub mod fwcfg;
 pub mod hpet;
 pub mod input;
 pub mod kvmclock;

@@ -4,6 +4,7 @@ use crate::acpi::Acpi;
 use crate::apic::local::{MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_X2APIC, MSR_X2APIC_LAST};
 use crate::apic::{CpuRequest, GeneralProtection, IoApic, LocalApic, LocalApics, Message};
 use crate::clock::earlier;
+use crate::fwcfg::{self, FwCfg};
 use crate::hpet::{self, Hpet};
 use crate::lines::{Change, Driver, Lines};
 use crate::pci::chipset::Chipset;
@@ -115,6 +116,7 @@ pub struct Pc {
     uart: Uart,
     acpi: Acpi,
     ports: Ports,
+    fw_cfg: FwCfg,
     keyboard_controller: Controller,
     pci_port: ConfigPort,
     chipset: Chipset,
@@ -152,6 +154,7 @@ impl Pc {
             uart: Uart::new(),
             acpi: Acpi::new(),
             ports: Ports::new(),
+            fw_cfg: FwCfg::new(),
             keyboard_controller: Controller::new(),
             pci_port: ConfigPort::new(),
             chipset: Chipset::new(),

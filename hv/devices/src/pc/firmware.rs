@@ -18,6 +18,7 @@ impl Pc {
         self.acpi.advance(now);
         self.keyboard_controller = crate::ps2::Controller::new();
         self.ports = crate::ports::Ports::new();
+        self.fw_cfg = crate::fwcfg::FwCfg::new();
         self.pci_port = crate::pci::ConfigPort::new();
         self.chipset = crate::pci::chipset::Chipset::new();
         for function in &mut self.functions {

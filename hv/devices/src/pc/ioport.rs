@@ -112,6 +112,10 @@ impl Pc {
                 self.stale = true;
                 value
             }
+            fwcfg::DATA => {
+                let ram = self.config.low_ram.saturating_add(self.config.high_ram);
+                self.fw_cfg.read(self.apics.count(), ram)
+            }
             PM1A_EVENT..=0x603 => {
                 let value = self.acpi.read_event(port - PM1A_EVENT, now);
                 self.set_line(SCI_IRQ, Driver::PowerManagement, self.acpi.interrupt());
@@ -169,6 +173,7 @@ impl Pc {
                 self.set_line(COM1_IRQ, Driver::Com1, self.uart.interrupt());
                 self.stale = true;
             }
+            fwcfg::SELECTOR..=fwcfg::DATA => self.fw_cfg.select(port, value),
             PM1A_EVENT..=0x603 => {
                 self.acpi.write_event(port - PM1A_EVENT, value, now);
                 self.settle_acpi();

@@ -67,6 +67,16 @@ impl Rig {
 }
 
 #[test]
+fn fw_cfg_tells_processors_and_ram() {
+    let mut rig = Rig::new();
+    rig.write(0x510, 2, 5);
+    assert_eq!([rig.inb(0x511), rig.inb(0x511), rig.inb(0x511)], [2, 0, 0]);
+    rig.write(0x510, 2, 3);
+    assert_eq!([0; 8].map(|_: u8| rig.inb(0x511)), (256u64 << 20).to_le_bytes());
+    assert_eq!(rig.inb(0x510), 0xff);
+}
+
+#[test]
 fn the_timer_reaches_the_processor_through_the_8259() {
     let mut rig = Rig::new();
     for (port, value) in [

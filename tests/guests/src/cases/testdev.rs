@@ -2,7 +2,7 @@
 
 use crate::apic;
 use crate::cpu::{inp, outp, wait};
-use crate::report::equal;
+use crate::report::{check, equal};
 use crate::trap::{self, PIC_FIRST};
 
 /// The ports that read back.
@@ -15,6 +15,10 @@ const LINES: u16 = 0x2000;
 const WINDOW: u64 = 0xff00_0000;
 /// An ISA interrupt that is an edge and that nothing here uses.
 const LINE: u8 = 14;
+/// QEMU's fw_cfg: selector, and data behind it.
+const FW_CFG: u16 = 0x510;
+/// RAM that a test program is given (`-m 64`).
+const RAM: u64 = 64 << 20;
 /// Its vector by way of the I/O APIC.
 const VECTOR: u8 = 0x51;
 
@@ -23,6 +27,7 @@ pub fn run() {
     ports();
     memory();
     lines();
+    configuration();
 }
 
 fn ports() {
@@ -40,6 +45,20 @@ fn ports() {
     outp(FLUSH, &raw const PAGE as u32);
     // SAFETY: a static of this kernel.
     equal("testdev memory after a flush", unsafe { (&raw const PAGE[5]).read_volatile() }, 7);
+}
+
+/// The first bytes of an item of QEMU's fw_cfg.
+fn item<const N: usize>(number: u16) -> [u8; N] {
+    outp(FW_CFG, number);
+    core::array::from_fn(|_| inp(FW_CFG + 1))
+}
+
+/// What test programs ask for before anything else: a program that waits for more processors than there are waits forever.
+fn configuration() {
+    equal("fw_cfg signature", item(0), *b"QEMU");
+    equal("fw_cfg processors", usize::from(u16::from_le_bytes(item(5))), crate::smp::count());
+    let ram = u64::from_le_bytes(item(3));
+    check("fw_cfg ram", ram == RAM, format_args!("{ram:#x}"));
 }
 
 fn write<T>(offset: u64, value: T) {
