@@ -11,8 +11,22 @@ use xtask::board::Board;
 use xtask::{process, pull};
 
 /// Suites of the `cases` guest.
-const SUITES: [&str; 10] =
-    ["cpu", "clocks", "debug", "exceptions", "interrupts", "modes", "paging", "ports", "mmio", "time"];
+const SUITES: [&str; 11] = [
+    "cpu",
+    "clocks",
+    "debug",
+    "exceptions",
+    "interrupts",
+    "modes",
+    "paging",
+    "ports",
+    "mmio",
+    "time",
+    "user",
+];
+
+/// Those that look at what a processor has and has not.
+const MODEL_SUITES: [&str; 3] = ["cpu", "paging", "user"];
 
 /// CPU models that differ from the host's in what is enforced: control bits, MSRs, instructions.
 const MODELS: [(&str, &str); 2] = [
@@ -90,7 +104,9 @@ fn try_model(board: Board, kernel: &std::path::Path, model: &str) -> Result<()> 
     let mut rig = Running::start(&rig::describe(board, "models", options, vec![member("cases", kernel)])?)?;
     rig.console.expect("READY", limit(board, 20)).with_context(|| rig.tail())?;
     rig.expect_log("doesn't support requested feature: CPUID.01H:ECX.vmx [bit 5]", limit(board, 5))?;
-    run_suite(&mut rig, kernel, "cpu")?;
+    for suite in MODEL_SUITES {
+        run_suite(&mut rig, kernel, suite)?;
+    }
     rig.quit()
 }
 

@@ -175,6 +175,14 @@ unsafe extern "C" {
     pub static mut PDPT: [u64; 512];
     static image_end: u8;
     static mut GDT: [u64; 9];
+    static mut TSS: [u16; 52];
+}
+
+/// Where the TSS says that its I/O permission map begins; from 104 on there is none. The TSS holds zeros in the places of the first
+/// ports, which allow them.
+pub fn set_io_map(base: u16) {
+    // SAFETY: CPL 3 alone is held to the map.
+    unsafe { (&raw mut TSS[51]).write_volatile(base) };
 }
 
 /// Loads the task register again, after another table of descriptors has been in use.
@@ -185,6 +193,11 @@ pub fn reload_task() {
         descriptor.write_volatile(descriptor.read_volatile() & !(1 << 41));
         core::arch::asm!("ltr {0:x}", in(reg) 24u16);
     }
+}
+
+/// First address of this kernel's image, as it is linked.
+pub const fn start_of_image() -> u64 {
+    0x100_0000
 }
 
 /// First address after this kernel's image.

@@ -1,5 +1,5 @@
 //! Cases for each exit reason and instruction form. What is to be run is read from the console, one name a line:
-//! a suite (`cpu`, `clocks`, `debug`, `interrupts`, `modes`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `smp`, `all`;
+//! a suite (`cpu`, `clocks`, `debug`, `interrupts`, `modes`, `ports`, `mmio`, `time`, `paging`, `exceptions`, `smp`, `user`, `all`;
 //! `boot`; `testdev`, which takes that device), or one of the ways to end or to misbehave (see `cases::last`).
 //! `run=NAME` on the command line runs that one and powers off; with `exit=VALUE` it ends by isa-debug-exit instead,
 //! `exit=failed` with the number of cases that failed.
@@ -44,6 +44,7 @@ fn run(name: &str) {
         "mmio" => cases::mmio::run(),
         "time" => cases::time::run(),
         "smp" => cases::smp::run(),
+        "user" => cases::user::run(),
         "all" => {
             cases::cpu::run();
             cases::clocks::run();
@@ -56,6 +57,7 @@ fn run(name: &str) {
             cases::mmio::run();
             cases::time::run();
             cases::smp::run();
+            cases::user::run();
         }
         other => cases::last::run(other),
     }

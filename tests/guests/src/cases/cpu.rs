@@ -64,7 +64,7 @@ fn identification() {
     let upper: u64;
     // SAFETY: RBX is put back.
     unsafe {
-        asm!("mov {k}, rbx", "cpuid", "mov {r}, rbx", "mov rbx, {k}", k = out(reg) _, r = out(reg) upper,
+        asm!("mov {k}, rbx", "cpuid", "mov r8, rbx", "mov rbx, {k}", k = out(reg) _, out("r8") upper,
              inout("rax") !0u64 << 32 | 1 => _, inout("rcx") 0u64 => _, out("rdx") _);
     }
     equal("cpuid clears upper halves", upper >> 32, 0);

@@ -62,31 +62,28 @@ fn single_steps() {
     // SAFETY: RBX is put back; the flags are what they were.
     unsafe {
         asm!(
-            "mov {k}, rbx", "mov {s:e}, ss", "lea {b}, [rip + 2f]",
+            "mov {k}, rbx", "mov r9d, ss", "lea r8, [rip + 2f]",
             "pushfq", "or qword ptr [rsp], 0x100", "popfq",
             "2: xor eax, eax",          // 0, trap at 2
             "cpuid",                    // 2, trap at 4
             "in al, 0x80",              // 4, trap at 6
             "out 0x80, al",             // 6, trap at 8
-            "mov ss, {s:e}",            // 8, no trap
-            "nop",                      // a, trap at b
-            "mov eax, [rdi + 0x30]",    // b, trap at e: the local APIC
-            "mov ecx, 0x1b",            // e, trap at 13
-            "rdmsr",                    // 13, trap at 15
-            "wrmsr",                    // 15, trap at 17
-            "pushfq",                   // 17, trap at 18
-            "and qword ptr [rsp], ~0x100", // 18, trap at 20
-            "popfq",                    // 20, trap at 21
+            "mov ss, r9d",              // 8, no trap
+            "nop",                      // b, trap at c
+            "mov eax, [rdi + 0x30]",    // c, trap at f: the local APIC
+            "mov ecx, 0x1b",            // f, trap at 14
+            "rdmsr",                    // 14, trap at 16
+            "wrmsr",                    // 16, trap at 18
+            "pushfq",                   // 18, trap at 19
+            "and qword ptr [rsp], ~0x100", // 19, trap at 21
+            "popfq",                    // 21, trap at 22
             "mov rbx, {k}",
-            k = out(reg) _, s = out(reg) _, b = out(reg) base, in("rdi") crate::apic::LOCAL,
-            out("rax") _, out("rcx") _, out("rdx") _
+            k = out(reg) _, in("rdi") crate::apic::LOCAL,
+            out("rax") _, out("rcx") _, out("rdx") _, out("r8") base, out("r9") _
         );
     }
     let (places, count) = taken(base);
-    let ss_length = places.get(4).copied().unwrap_or(0);
-    // MOV SS with a 32-bit source has two bytes, with an extended register three.
-    let s = if ss_length == 0xc { 1 } else { 0 };
-    let want = [2, 4, 6, 8, 0xb + s, 0xe + s, 0x13 + s, 0x15 + s, 0x17 + s, 0x18 + s, 0x20 + s, 0x21 + s];
+    let want = [2, 4, 6, 8, 0xc, 0xf, 0x14, 0x16, 0x18, 0x19, 0x21, 0x22];
     check(
         "18.3.1.4: single steps over exits",
         count == want.len() && places[..count] == want,
@@ -141,11 +138,11 @@ fn instruction_breakpoint() {
     // SAFETY: RBX is put back, the breakpoint off.
     unsafe {
         asm!(
-            "mov {k}, rbx", "lea {b}, [rip + 2f]", "mov dr0, {b}", "mov dr7, {s}", "xor eax, eax", "xor ecx, ecx",
+            "mov {k}, rbx", "lea r8, [rip + 2f]", "mov dr0, r8", "mov dr7, {s}", "xor eax, eax", "xor ecx, ecx",
             "2: cpuid",
             "nop",
             "mov rbx, {k}",
-            k = out(reg) _, b = out(reg) base, s = in(reg) DR7_INITIAL | 1, out("rax") _, out("rcx") _, out("rdx") _
+            k = out(reg) _, s = in(reg) DR7_INITIAL | 1, out("rax") _, out("rcx") _, out("rdx") _, out("r8") base
         );
     }
     debug_off();
@@ -208,13 +205,13 @@ fn stack_switch_shadow() {
     // SAFETY: RBX is put back, the breakpoint off; the selector is the one in use.
     unsafe {
         asm!(
-            "mov {k}, rbx", "lea {b}, [rip + 2f]", "mov dr0, {a}", "mov dr7, {s}", "xor eax, eax",
+            "mov {k}, rbx", "lea r8, [rip + 2f]", "mov dr0, {a}", "mov dr7, {s}", "xor eax, eax",
             "mov ss, word ptr [{a}]",
             "2: cpuid",
             "nop",
             "mov rbx, {k}",
-            k = out(reg) _, b = out(reg) base, s = in(reg) DR7_INITIAL | 1 | 3 << 16, a = in(reg) &raw const word,
-            out("rax") _, out("rcx") _, out("rdx") _
+            k = out(reg) _, s = in(reg) DR7_INITIAL | 1 | 3 << 16, a = in(reg) &raw const word,
+            out("rax") _, out("rcx") _, out("rdx") _, out("r8") base
         );
     }
     debug_off();

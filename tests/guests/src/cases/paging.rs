@@ -109,11 +109,101 @@ pub fn run() {
         equal("1 GiB page", load(BASE + 0x4000_0000 + pages[1]), (None, 0x2222));
     }
     supervisor_bits(pages[0]);
+    protection_keys(pages[0]);
+    process_contexts(pages);
+    set_entry(0, 0);
     // SAFETY: nothing is left that uses the mapping.
     unsafe {
         PML4[1] = 0;
         asm!("mov {v}, cr3", "mov cr3, {v}", v = out(reg) _);
         core::hint::black_box((&raw const PD).read_volatile()[0]);
+    }
+    super::levels::run();
+}
+
+/// 4.6.2: protection keys of user pages, for the supervisor as well.
+fn protection_keys(page: u64) {
+    const PKE: u64 = 1 << 22;
+    /// Access and writes by key 1 disabled.
+    const AD: u32 = 1 << 2;
+    const WD: u32 = 1 << 3;
+    let cr4 = read_cr!("cr4");
+    let write = |value: u32| attempt!([".byte 0x0f, 0x01, 0xef"], in("eax") value, in("ecx") 0, in("edx") 0);
+    let vector = |trap: Option<Trap>| trap.map(|trap| trap.vector);
+    if crate::cpu::cpuid(7, 0)[2] >> 3 & 1 == 0 {
+        return equal("4.6.2: no protection keys, no wrpkru", vector(write(0)), Some(6));
+    }
+    equal("4.6.2: wrpkru without cr4.pke", vector(write(0)), Some(6));
+    set_entry(0, page | 7 | 1 << 59);
+    let _ = attempt!(["mov cr4, {v}"], v = in(reg) cr4 | PKE);
+    let ospke = crate::cpu::cpuid(7, 0)[2] >> 4 & 1;
+    let free = (write(0), load(BASE));
+    let kept: u32;
+    let fault = |error: u32, offset: u64| Some(Trap { vector: 14, error, cr2: BASE + offset });
+    let none = (write(AD), load(BASE).0, store(BASE + 24, 1));
+    // An exit between: the register is the guest's own.
+    let _ = crate::cpu::cpuid(0, 0);
+    // SAFETY: RDPKRU, which CR4.PKE allows.
+    unsafe { asm!(".byte 0x0f, 0x01, 0xee", in("ecx") 0, out("eax") kept, out("edx") _) };
+    let read_only = (write(WD), load(BASE).0, store(BASE + 24, 1));
+    let _ = write(0);
+    let _ = attempt!(["mov cr4, {v}"], v = in(reg) cr4);
+    equal("4.6.2: ospke and a key that nothing is kept from", (ospke, free), (1, (None, (None, 0x1111))));
+    equal("4.6.2: access disabled", none, (None, fault(0x21, 0), fault(0x23, 24)));
+    equal("4.6.2: pkru after an exit", kept, AD);
+    equal("4.6.2: writes disabled", read_only, (None, None, fault(0x23, 24)));
+}
+
+/// 4.10.1: process-context identifiers; INVPCID (SDM vol. 2).
+fn process_contexts(pages: [u64; 2]) {
+    const PCIDE: u64 = 1 << 17;
+    const KEEP: u64 = 1 << 63;
+    let (cr3, cr4) = (read_cr!("cr3"), read_cr!("cr4"));
+    let plain = |trap: Option<Trap>| trap.map(|trap| trap.vector);
+    let set_cr4 = |value: u64| plain(attempt!(["mov cr4, {v}"], v = in(reg) value));
+    let set_cr3 = |value: u64| plain(attempt!(["mov cr3, {v}"], v = in(reg) value));
+    let invalidate_context = |kind: u64, context: u64, address: u64| {
+        let descriptor = [context, address];
+        plain(attempt!(["invpcid {k}, [{d}]"], k = in(reg) kind, d = in(reg) &descriptor))
+    };
+    let invpcid = crate::cpu::cpuid(7, 0)[1] >> 10 & 1 == 1;
+    let show = |page: u64| set_entry(0, page | 3);
+    if !invpcid {
+        equal("INVPCID is not there", invalidate_context(2, 0, 0), Some(6));
+    }
+    if crate::cpu::cpuid(1, 0)[2] >> 17 & 1 == 0 {
+        equal("4.10.1: no pcids, no cr4.pcide", set_cr4(cr4 | PCIDE), Some(13));
+    } else {
+        let refused = (set_cr3(cr3 | 0x18), set_cr4(cr4 | PCIDE), set_cr3(cr3));
+        equal("4.10.1: cr4.pcide with another context than 0", refused, (None, Some(13), None));
+        equal("4.10.1: cr4.pcide", (set_cr4(cr4 | PCIDE), read_cr!("cr4") & PCIDE), (None, PCIDE));
+        show(pages[0]);
+        let first = (set_cr3(cr3 | 1), read_cr!("cr3"), load(BASE).1);
+        equal("4.10.4.1: context 1", first, (None, cr3 | 1, 0x1111));
+        show(pages[1]);
+        let second = (set_cr3(cr3 | 2), load(BASE).1);
+        equal("4.10.4.1: context 2 has nothing of context 1", second, (None, 0x2222));
+        let kept = (set_cr3(cr3 | 2 | KEEP), read_cr!("cr3"), load(BASE).1);
+        equal("4.10.4.1: bit 63 is not stored", kept, (None, cr3 | 2, 0x2222));
+        let back = (set_cr3(cr3 | 1), load(BASE).1);
+        equal("4.10.4.1: without bit 63 the context is flushed", back, (None, 0x2222));
+        if invpcid {
+            for kind in 0..4 {
+                let page = pages[kind as usize & 1];
+                show(page);
+                let done = (invalidate_context(kind, 1, BASE), load(BASE).1);
+                equal("INVPCID shows the new page", done, (None, [0x1111, 0x2222][kind as usize & 1]));
+            }
+            let wrong = [(4, 0, 0), (0, 1, 1 << 63), (1, 1 << 12, 0)];
+            let wrong = wrong.map(|(kind, context, address)| invalidate_context(kind, context, address));
+            equal("INVPCID of another type, address or context", wrong, [Some(13); 3]);
+        }
+        let _ = set_cr3(cr3);
+        equal("4.10.1: cr4.pcide off", (set_cr4(cr4), read_cr!("cr4") & PCIDE), (None, 0));
+        if invpcid {
+            let other = (invalidate_context(0, 0, BASE), invalidate_context(0, 1, BASE));
+            equal("INVPCID of context 1 without cr4.pcide", other, (None, Some(13)));
+        }
     }
 }
 
