@@ -16,7 +16,7 @@ use monovisor_cpu::control::Allowed;
 use monovisor_devices::apic::{CpuRequest, LocalApic};
 use monovisor_host::{interrupts, timer};
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::policy::cpuid::{self, Cpuid};
 use crate::policy::msr::Msrs;
 use crate::ram::GuestRam;
@@ -342,11 +342,12 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             return Some(SliceEnd::Stop(halt));
         }
         let shared = self.shared;
-        let (deadline, request) = shared.with_look(self.index, |devices| {
-            let now = devices.now();
+        let (began, deadline, request) = shared.with_look(self.index, |devices| {
+            let began = timer::now_tsc();
+            let now = devices.clock.now(began);
             devices.pc.advance(self.index, now);
             self.deliver(devices);
-            (devices.pc.deadline(self.index), self.index == 0 && devices.pc.has_request())
+            (began, devices.pc.deadline(self.index), self.index == 0 && devices.pc.has_request())
         });
         if request {
             self.look = true;
@@ -354,7 +355,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         }
         let wanted = (deadline, self.service_at);
         if self.armed != Some(wanted) {
-            self.set_timer(wanted);
+            self.set_timer(wanted, began);
         }
         None
     }
@@ -501,14 +502,16 @@ impl<V: Vcpu + ?Sized> Machine<V> {
         }
     }
 
-    /// Sets the physical timer to the next thing that has its time.
-    fn set_timer(&mut self, wanted: (Option<u64>, Option<u64>)) {
+    /// Sets the physical timer to the next thing that has its time, after a look at the devices that began at the TSC `looked`.
+    fn set_timer(&mut self, wanted: (Option<u64>, Option<u64>), looked: u64) {
         self.armed = Some(wanted);
         let device = wanted.0.map(|deadline| self.clock.host_tsc_at(deadline));
-        timer::set_deadline(match (device, wanted.1) {
+        let next = match (device, wanted.1) {
             (Some(device), Some(service)) => Some(device.min(service)),
             (device, service) => device.or(service),
-        });
+        };
+        let soonest = clock::after_look(looked, timer::now_tsc());
+        timer::set_deadline(next.map(|next| next.max(soonest)));
     }
 
     /// A physical interrupt has ended the guest's run: takes it. What only this processor's guest is called by, its timer

@@ -1,6 +1,6 @@
 //! The registers of the PC's clocks (data sheets of 8254, MC146818 and PIIX4; IA-PC HPET specification 1.0a).
 
-use crate::apic;
+use crate::apic::{self, register};
 use crate::cpu::{inp, outp};
 use crate::report::{check, equal, skip};
 use crate::trap;
@@ -21,6 +21,7 @@ pub fn run() {
     rtc();
     pm();
     hpet();
+    fastest();
 }
 
 fn pm_timer() -> u32 {
@@ -298,4 +299,43 @@ fn hpet() {
     check("HPET 2.3.9: periodic, level", trap::count(VECTOR) - before >= 3, trap::count(VECTOR) - before);
     equal("HPET 2.3.6: status is clear", hpet_read(0x20), 0);
     hpet_write(0x10, config);
+}
+
+/// Timers as fast as their registers let them be, none of which is delivered: whoever has to serve them, the program goes on.
+fn fastest() {
+    let before = trap::count(VECTOR);
+    apic::write(register::TPR, 0xf0);
+    crate::cpu::enable_interrupts();
+    apic::write(register::TIMER_DIVIDE, 0xb);
+    apic::write(register::LVT_TIMER, u32::from(VECTOR) | 1 << 17);
+    apic::write(register::TIMER_INITIAL, 1);
+    // 8254, counter 0, mode 2, two ticks.
+    outp(0x43, 0x34u8);
+    outp(0x40, 2u8);
+    outp(0x40, 0u8);
+    // All of the HPET's: periodic, level.
+    let config = hpet_read(0x10);
+    hpet_write(0x10, 0);
+    for timer in [0x100, 0x120, 0x140] {
+        hpet_write(timer, 0x4e);
+        hpet_write(timer + 8, 1);
+        hpet_write(timer + 8, 1);
+    }
+    hpet_write(0x10, 1);
+    for _ in 0..300_000u32 {
+        core::hint::black_box(crate::cpu::tsc());
+    }
+    for timer in [0x100, 0x120, 0x140] {
+        hpet_write(timer, 0);
+    }
+    hpet_write(0x10, config);
+    apic::write(register::LVT_TIMER, u32::from(VECTOR) | 1 << 16);
+    apic::write(register::TIMER_INITIAL, 0);
+    outp(0x43, 0x30u8);
+    check("SDM vol. 3, 11.5.4: the fastest timers leave time for the program", true, "");
+    equal("SDM vol. 3, 11.8.3: their interrupt waits for the task priority", trap::count(VECTOR) - before, 0);
+    apic::write(register::TPR, 0);
+    crate::cpu::window();
+    crate::cpu::disable_interrupts();
+    equal("and is there then", trap::count(VECTOR) - before, 1);
 }
