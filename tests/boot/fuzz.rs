@@ -109,12 +109,8 @@ struct Outcome {
 pub fn run(board: Board, report: &Report) -> Result<()> {
     let settings = *SETTINGS.get().context("no settings")?;
     println!("fuzz on {}: seed {}", board.name(), settings.seed);
-    // Two processors on QEMU alone: Bochs takes turns between them, and would need twice the time.
-    let kinds: &[(&str, u32, u64)] = match board {
-        Board::Bochs => &[("hostile guest", 1, SHARES)],
-        _ => &[("hostile guest", 1, SHARES - 1), ("hostile guest with two processors", 2, 1)],
-    };
-    for &(name, processors, share) in kinds {
+    let kinds = [("hostile guest", 1, SHARES - 1), ("hostile guest with two processors", 2, 1)];
+    for (name, processors, share) in kinds {
         let (exits, limit) = (settings.exits / SHARES * share, settings.limit / processors);
         let settings = Settings { exits, limit, ..settings };
         report.check(board, &format!("fuzz::{name}"), || {
