@@ -9,6 +9,10 @@ pub const SECOND: u64 = 1_000_000_000;
 /// gets one interrupt for several periods: it slows nobody but itself.
 pub const MIN_PERIOD: u64 = 20_000;
 
+/// Deadline of a device that goes on with its work as soon as it is called: the guest waits for that, and has nothing to gain
+/// from running before.
+pub const AT_ONCE: u64 = 0;
+
 /// Ticks of a clock of `hz` that lie behind `nanoseconds`, rounded down. Exact for `hz` up to 18 GHz; wraps as
 /// the counter of a chip would.
 #[inline]

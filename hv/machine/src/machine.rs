@@ -14,6 +14,7 @@ pub use exits::host_cpuid;
 use monovisor_arch::{EntryFailure, Event, Exit, Gpr, Segment, SegmentName, Vcpu};
 use monovisor_cpu::control::Allowed;
 use monovisor_devices::apic::{CpuRequest, LocalApic};
+use monovisor_devices::clock::AT_ONCE;
 use monovisor_host::{interrupts, timer};
 
 use crate::clock::{self, Clock};
@@ -510,8 +511,12 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             (Some(device), Some(service)) => Some(device.min(service)),
             (device, service) => device.or(service),
         };
-        let soonest = clock::after_look(looked, timer::now_tsc());
-        timer::set_deadline(next.map(|next| next.max(soonest)));
+        timer::set_deadline(match next {
+            Some(next) if wanted.0 != Some(AT_ONCE) => {
+                Some(next.max(clock::after_look(looked, timer::now_tsc())))
+            }
+            next => next,
+        });
     }
 
     /// A physical interrupt has ended the guest's run: takes it. What only this processor's guest is called by, its timer

@@ -18,6 +18,7 @@ use super::queue::Chain;
 use super::registers::{self, Action, Registers};
 use super::{CONFIG_SIZE, Device, MAX_QUEUES};
 use crate::apic::Message;
+use crate::clock;
 use crate::pci::config::{COMMAND_INTX_OFF, COMMAND_MASTER, Identity, header};
 use crate::pci::msix::{self, MAX_VECTORS, MsiX};
 use crate::pci::{Address, ConfigSpace};
@@ -431,7 +432,7 @@ impl VirtioPci {
         if !self.registers.running() {
             return None;
         }
-        if self.registers.again { Some(0) } else { self.device.deadline() }
+        if self.registers.again { Some(clock::AT_ONCE) } else { self.device.deadline() }
     }
 
     /// Lets the device do what it has waited for.
