@@ -78,6 +78,8 @@ pub struct Output {
     pub line: u8,
     /// The line is to be pulsed: an edge has happened.
     pub pulse: bool,
+    /// The line is the 8259's, which forgets an edge whose line falls before it is acknowledged: it stays up until the next one.
+    pub stays: bool,
     /// Its level otherwise.
     pub level: bool,
 }
@@ -164,6 +166,7 @@ impl Hpet {
         Some(Output {
             line,
             pulse: on && !timer.has(LEVEL) && matched & 1 << index != 0,
+            stays: on && !timer.has(LEVEL) && line < 16,
             level: on && timer.has(LEVEL) && self.status & 1 << index != 0,
         })
     }
@@ -303,7 +306,10 @@ mod tests {
         assert_eq!(hpet.deadline(), Some(5000));
         assert_eq!(hpet.advance(4999), 0);
         let matched = hpet.advance(5000);
-        assert_eq!(hpet.output(0, matched), Some(Output { line: 16, pulse: true, level: false }));
+        assert_eq!(
+            hpet.output(0, matched),
+            Some(Output { line: 16, pulse: true, stays: false, level: false })
+        );
         assert_eq!(hpet.advance(5010), 0);
         assert!(hpet.deadline().unwrap() > u64::MAX / 2, "once around the counter");
     }
@@ -318,7 +324,7 @@ mod tests {
         hpet.write(0x108, 4, 100_000, 0);
         assert_eq!(hpet.deadline(), Some(2_000_000));
         let matched = hpet.advance(2_000_000);
-        assert_eq!(hpet.output(0, matched), Some(Output { line: 0, pulse: true, level: false }));
+        assert_eq!(hpet.output(0, matched), Some(Output { line: 0, pulse: true, stays: true, level: false }));
         assert_eq!(hpet.deadline(), Some(3_000_000));
         assert_eq!(hpet.advance(10_500_000), 1, "missed ones are one");
         assert_eq!(hpet.deadline(), Some(11_000_000));
@@ -340,7 +346,10 @@ mod tests {
         hpet.write(0x140, 4, INTERRUPT | LEVEL | 20 << 9, 0);
         hpet.write(0x148, 8, 10, 0);
         let matched = hpet.advance(100);
-        assert_eq!(hpet.output(2, matched), Some(Output { line: 20, pulse: false, level: true }));
+        assert_eq!(
+            hpet.output(2, matched),
+            Some(Output { line: 20, pulse: false, stays: false, level: true })
+        );
         assert_eq!(hpet.read(0x20, 4, 100), 4);
         hpet.write(0x20, 4, 4, 100);
         assert!(!hpet.output(2, 0).unwrap().level);

@@ -493,11 +493,13 @@ impl Pc {
 
     /// Drives the lines of the HPET's timers; several may share one.
     fn settle_hpet(&mut self, matched: u8) {
-        let (mut pulses, mut levels) = (0u32, 0u32);
+        let (mut pulses, mut levels, mut stay) = (0u32, 0u32, 0u32);
         for output in (0..hpet::TIMERS).filter_map(|index| self.hpet.output(index, matched)) {
             pulses |= u32::from(output.pulse) << (output.line & 31);
             levels |= u32::from(output.level) << (output.line & 31);
+            stay |= u32::from(output.stays) << (output.line & 31);
         }
+        levels |= (pulses | self.hpet_lines) & stay;
         if (pulses, levels, self.hpet_lines) == (0, 0, 0) {
             return;
         }

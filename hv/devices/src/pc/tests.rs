@@ -267,6 +267,37 @@ fn the_pm_timer_in_pieces() {
 }
 
 #[test]
+fn an_edge_of_the_hpet_waits_in_the_8259() {
+    let mut rig = Rig::new();
+    for (port, value) in [(0x20, 0x11), (0x21, 0x30), (0x21, 4), (0x21, 1), (0x21, 0xfe)] {
+        rig.outb(port, value);
+    }
+    let hpet = |rig: &mut Rig, offset: u64, value: u64| {
+        let now = rig.now;
+        assert!(rig.pc.mmio_write(0, 0xfed0_0000 + offset, 8, value, now));
+    };
+    // Timer 0, edges, periodic, in the place of the 8254.
+    hpet(&mut rig, 0x10, 2);
+    hpet(&mut rig, 0x100, 0x4c);
+    hpet(&mut rig, 0x108, 10_000);
+    hpet(&mut rig, 0x108, 10_000);
+    hpet(&mut rig, 0x10, 3);
+    for _ in 0..3 {
+        assert_eq!(rig.pc.interrupt_for(0), None);
+        rig.sleep();
+        rig.now += 1000;
+        rig.pc.advance(0, rig.now);
+        assert_eq!(rig.pc.interrupt_for(0), Some(0x30));
+        assert_eq!(rig.pc.acknowledge(0), 0x30);
+        rig.outb(0x20, 0x20);
+    }
+    // One that is not taken goes with the timer.
+    rig.sleep();
+    hpet(&mut rig, 0x100, 0);
+    assert_eq!(rig.pc.interrupt_for(0), None);
+}
+
+#[test]
 fn the_hpet_takes_the_place_of_the_timer() {
     let mut rig = Rig::new();
     rig.ioapic_write(0x14, 0x31);
