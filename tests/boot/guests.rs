@@ -74,7 +74,10 @@ const LAST: [(&str, End); 17] = [
 /// Runs the group.
 pub fn run(board: Board, report: &Report) -> Result<()> {
     let kernel = rig::guest("cases")?;
-    let options = rig::with_x2apic(board, words("-m 64 -no-shutdown -name cases -kernel cases"));
+    let options = rig::with_x2apic(
+        board,
+        words("-m 64 -no-shutdown -name cases -kernel cases -device virtio-balloon-pci"),
+    );
     let mut rig = Running::start(&rig::describe(board, "guests", options, vec![member("cases", &kernel)])?)?;
     rig.console.expect("READY", limit(board, 20)).with_context(|| rig.tail())?;
     for suite in SUITES {
@@ -123,6 +126,7 @@ fn run_suite(rig: &mut Running, kernel: &std::path::Path, suite: &str) -> Result
     rig.console.expect("READY", limit(rig.board, 5))?;
     let passed = text.lines().filter(|line| line.starts_with("PASS ")).count();
     ensure!(passed > 5, "only {passed} cases passed:\n{text}");
+    ensure!(!text.contains("there is no balloon"), "the guest has not found its balloon");
     let failed = failures(&text);
     if failed.is_empty() {
         return Ok(());

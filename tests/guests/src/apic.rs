@@ -29,6 +29,7 @@ pub mod register {
     pub const LVT_TIMER: u64 = 0x320;
     pub const LVT_LINT0: u64 = 0x350;
     pub const LVT_LINT1: u64 = 0x360;
+    pub const LVT_ERROR: u64 = 0x370;
     pub const TIMER_INITIAL: u64 = 0x380;
     pub const TIMER_CURRENT: u64 = 0x390;
     pub const TIMER_DIVIDE: u64 = 0x3e0;

@@ -8,6 +8,7 @@
 #![allow(clippy::macro_metavars_in_unsafe)]
 
 pub mod apic;
+pub mod balloon;
 pub mod boot;
 pub mod cases;
 pub mod console;

@@ -35,6 +35,8 @@ pub fn run() {
     apic::write(register::LVT_LINT0, 7 << 8);
     apic::write(0x360, 4 << 8);
     pic_modes();
+    pic_priorities();
+    super::delivery::run();
 }
 
 /// Interrupts on for a few instructions.
@@ -198,6 +200,18 @@ fn priorities() {
     set_local(register::ESR, 0);
     if crate::cpu::virtualised() {
         check("11.5.3: esr cleared by the next write", local(register::ESR) == 0, latched);
+    }
+    // The error interrupt (11.5.3), of an interrupt that may not be sent.
+    if crate::cpu::virtualised() {
+        let before = trap::count(LOW);
+        set_local(register::LVT_ERROR, LOW.into());
+        send(0x4_4005);
+        open();
+        set_local(register::LVT_ERROR, 1 << 16);
+        set_local(register::ESR, 0);
+        let latched = local(register::ESR);
+        set_local(register::ESR, 0);
+        equal("11.5.3: error interrupt", (trap::count(LOW) - before, latched & 0xe0), (1, 0x20));
     }
     // Software-disabled: all LVT masks are set and stay so (11.4.7.2).
     set_local(register::SVR, 0xff);
@@ -491,5 +505,45 @@ fn pic_modes() {
     let other = requests(0x20, 0x0b) & 1;
     outp(0x20, 0x60u8);
     equal("8259: specific eoi", (other, requests(0x20, 0x0b) & 1), (1, 0));
+    apic::init_pic(!0);
+}
+
+/// 8259A: who comes first, by rotation and with special masks: a tick of the 8254 on input 0 and the UART's transmitter on 4.
+fn pic_priorities() {
+    const BOTH: u8 = 0x11;
+    let ask = || {
+        init_first(1);
+        outp(crate::console::PORT + 1, 0u8);
+        outp(crate::console::PORT + 1, 2u8);
+        let start = tsc();
+        while requests(0x20, 0x0a) & BOTH != BOTH && tsc() - start < 1 << 32 {}
+        outp(0x21, !BOTH);
+    };
+    let poll = || -> u8 {
+        outp(0x20, 0x0cu8);
+        inp(0x20)
+    };
+    // Fixed: 0 first, which then holds 4 back, until it is masked in special mask mode.
+    ask();
+    let first = poll();
+    let held = poll();
+    outp(0x21, !BOTH | 1);
+    let masked = poll();
+    outp(0x20, 0x68u8);
+    let special = poll();
+    outp(0x20, 0x48u8);
+    equal("8259: fixed priority", (first, held, masked), (0x80, 0, 0));
+    equal("8259: special mask mode", (special, requests(0x20, 0x0b)), (0x84, BOTH));
+    // Input 0 the last: 4 comes before it.
+    ask();
+    outp(0x20, 0xc0u8);
+    equal("8259: set priority", (poll(), poll()), (0x84, 0));
+    // The end of 4 makes that the last; 0 waits still.
+    outp(0x20, 0xa0u8);
+    equal("8259: rotate at the end of interrupt", (requests(0x20, 0x0b), poll()), (0, 0x80));
+    outp(0x20, 0xe0u8);
+    equal("8259: specific end with rotation", requests(0x20, 0x0b), 0);
+    outp(crate::console::PORT + 1, 0u8);
+    let _: u8 = inp(crate::console::PORT + 2);
     apic::init_pic(!0);
 }

@@ -4,6 +4,7 @@ pub mod boot;
 pub mod clocks;
 pub mod cpu;
 pub mod debug;
+pub mod delivery;
 pub mod exceptions;
 pub mod interrupts;
 pub mod last;
