@@ -34,11 +34,16 @@ pub fn cargo() -> Command {
 /// - A function's body stands where it is called only if that takes hardly more room than the call.
 /// - What comes more than once becomes a function, in what is compiled for size alone and in what is marked cold: this is
 ///   what `optimistic-pgo` comes to without a profile.
-const SMALLER: [&str; 4] = [
+/// - Functions that differ in constants alone are one, with an argument more.
+/// - Two blocks that end in the same two instructions end in one place.
+const SMALLER: [&str; 7] = [
     "-Crelocation-model=static",
     "-Cllvm-args=-min-jump-table-entries=14",
     "-Cllvm-args=-inline-threshold=15",
     "-Cllvm-args=-enable-machine-outliner=optimistic-pgo",
+    "-Cllvm-args=-enable-global-merge-func",
+    "-Cllvm-args=-tail-merge-size=2",
+    "-Cllvm-args=-disable-early-taildup",
 ];
 
 /// Builds one freestanding binary, optimised; returns the ELF file. `code` are arguments for its compiler.
