@@ -38,6 +38,9 @@ const TICK: u32 = 4;
 const TELL_IDS: u32 = 5;
 const MASK: u32 = 6;
 const UNMASK: u32 = 7;
+const SET_LOGICAL: u32 = 8;
+const START_CLOCK: u32 = 9;
+const TELL_TIME: u32 = 10;
 
 /// Runs the suite.
 pub fn run() {
@@ -48,10 +51,13 @@ pub fn run() {
     if count < 2 {
         return skip("several processors", "there is one only");
     }
+    all_at_once(count);
     start_up(count);
     interrupts(count);
+    lowest_priority(count);
     init();
     times(count);
+    clocks(count);
     x2apic();
     for index in 1..count {
         send(index as u32, INIT);
@@ -90,6 +96,17 @@ fn x2apic() {
         (rounds, came),
         (ROUNDS, [ROUNDS; 2]),
     );
+    // 11.12.10.2: of cluster 0, both by their bits, and the second alone.
+    let before = trap::count(ALL);
+    for who in [3, 2] {
+        send(who, 1 << 11 | u32::from(ALL) | 1 << 14);
+        let want = before.wrapping_add(if who == 3 { 2 } else { 3 });
+        wait_until(|| {
+            window();
+            trap::count(ALL) == want
+        });
+    }
+    equal("11.12.10.2 logical destinations in x2apic mode", trap::count(ALL).wrapping_sub(before), 3);
     STOP.store(1, SeqCst);
     send(1, 4 << 8 | 1 << 14);
     check("11.12.5 back to xapic mode", wait_until(|| STOP.load(SeqCst) == 2), STOP.load(SeqCst));
@@ -148,6 +165,12 @@ fn work(index: usize) -> ! {
                 }
                 MASK => apic::write(register::TPR, 0xf0),
                 UNMASK => apic::write(register::TPR, 0),
+                SET_LOGICAL => {
+                    apic::write(register::DFR, !0);
+                    apic::write(register::LDR, 1 << (24 + index));
+                }
+                START_CLOCK => start_clock(index),
+                TELL_TIME => SAID.store(nanoseconds(index), SeqCst),
                 _ => {
                     apic::write(register::TIMER_DIVIDE, 0xb);
                     apic::write(register::LVT_TIMER, TIMER.into());
@@ -173,6 +196,138 @@ fn sleep(index: usize) -> ! {
 fn tell(index: usize, task: u32) -> bool {
     TASK.store(task | (index as u32) << 8, SeqCst);
     wait_until(|| TASK.load(SeqCst) == 0)
+}
+
+/// 9.4.4: INIT and start-up to all others by one command each, as many kernels have it. None comes twice, though it is told twice.
+fn all_at_once(count: usize) {
+    const OTHERS: u32 = 3 << 18;
+    // cli; lock inc word ptr cs:[0x40]; hlt; jmp to the hlt.
+    const CODE: [u8; 11] = [0xfa, 0x2e, 0xf0, 0xff, 0x06, 0x40, 0x00, 0xf4, 0xeb, 0xfd, 0x90];
+    let arrived = (smp::PAGE + 0x40) as *mut u16;
+    // SAFETY: the start-up page; no other processor runs.
+    unsafe {
+        (smp::PAGE as *mut [u8; CODE.len()]).write_volatile(CODE);
+        arrived.write_volatile(0);
+    }
+    send(0, INIT | OTHERS);
+    pause_ticks(1_000_000);
+    for _ in 0..2 {
+        send(0, START_UP | OTHERS);
+        pause_ticks(1_000_000);
+    }
+    // SAFETY: as above.
+    let arrived = || u32::from(unsafe { arrived.read_volatile() });
+    wait_until(|| arrived() + 1 >= count as u32);
+    pause_ticks(1_000_000);
+    equal("9.4.4 INIT and start-up of all others", arrived(), count as u32 - 1);
+}
+
+static RECEIVER: AtomicU32 = AtomicU32::new(0);
+
+/// 11.6.2.4: of those that are named, one whose priority is the lowest. 11.6.2.2: in flat mode several are named by their bits.
+fn lowest_priority(count: usize) {
+    fn receiver(_: u8) {
+        RECEIVER.store(apic::read(register::ID) >> 24, SeqCst);
+    }
+    let all = count as u32;
+    apic::write(register::LDR, 1 << 24);
+    for index in 1..count {
+        tell(index, SET_LOGICAL);
+    }
+    equal("11.6.2.2 all by their bits", sent((1 << all) - 1, 1 << 11, LOGICAL, all), all);
+    equal("11.6.2.2 all but one by their bits", sent((1 << all) - 2, 1 << 11, LOGICAL, all - 1), all - 1);
+    trap::set_hook(Some(receiver as trap::Hook), LOWEST);
+    // This processor's task priority lets the vector through, and is higher than the others'.
+    apic::write(register::TPR, 0x20);
+    let mut wrong = 0;
+    for _ in 0..8 {
+        RECEIVER.store(0, SeqCst);
+        let came = sent((1 << all) - 1, 1 << 11 | 1 << 8, LOWEST, 1);
+        wrong += u32::from(came != 1 || RECEIVER.load(SeqCst) == 0);
+    }
+    equal("11.6.2.4 not to the higher priority", wrong, 0);
+    apic::write(register::TPR, 0);
+    // The second one's is the highest now.
+    tell(1, MASK);
+    RECEIVER.store(1, SeqCst);
+    let came = sent(3, 1 << 11 | 1 << 8, LOWEST, 1);
+    equal("11.6.2.4 to the lower priority of two", (came, RECEIVER.load(SeqCst)), (1, 0));
+    tell(1, UNMASK);
+    trap::set_hook(None, LOWEST);
+}
+
+/// KVM's clock as a processor finds it in memory (Linux, Documentation/virt/kvm/x86/msr.rst): version, TSC and time of its last
+/// update, and how to come from one to the other.
+#[repr(C, align(64))]
+struct Clock {
+    version: u32,
+    pad: u32,
+    timestamp: u64,
+    time: u64,
+    factor: u32,
+    shift: i8,
+    flags: u8,
+    rest: [u8; 2],
+}
+
+static mut CLOCKS: [Clock; smp::MAX] = [const {
+    Clock { version: 0, pad: 0, timestamp: 0, time: 0, factor: 0, shift: 0, flags: 0, rest: [0; 2] }
+}; smp::MAX];
+
+/// MSR that starts the clock.
+const KVM_CLOCK: u32 = 0x4b56_4d01;
+
+/// Nanoseconds by processor `index`'s clock.
+fn nanoseconds(index: usize) -> u64 {
+    let clock = &raw const CLOCKS;
+    loop {
+        // SAFETY: this processor's entry, which its hypervisor writes while the processor does not run: volatile.
+        let (before, value, now, after) = unsafe {
+            let clock = &raw const (*clock)[index];
+            let before = (&raw const (*clock).version).read_volatile();
+            let value = clock.read_volatile();
+            (before, value, tsc(), (&raw const (*clock).version).read_volatile())
+        };
+        if before == after && before & 1 == 0 {
+            let ticks = now.wrapping_sub(value.timestamp);
+            let ticks = if value.shift < 0 { ticks >> -value.shift } else { ticks << value.shift };
+            return value.time + ((u128::from(ticks) * u128::from(value.factor)) >> 32) as u64;
+        }
+    }
+}
+
+fn start_clock(index: usize) {
+    let clock = &raw const CLOCKS;
+    // SAFETY: only the address of the processor's own entry is taken, and the hypervisor writes nothing else.
+    unsafe { wrmsr(KVM_CLOCK, &raw const (*clock)[index] as u64 | 1) };
+}
+
+/// Each processor has a clock of its own, and all show the same time.
+fn clocks(count: usize) {
+    let [highest, signature, ..] = cpuid(0x4000_0000, 0);
+    if highest < 0x4000_0001
+        || signature != u32::from_le_bytes(*b"KVMK")
+        || cpuid(0x4000_0001, 0)[0] >> 3 & 1 == 0
+    {
+        return skip("kvmclock", "there is none");
+    }
+    start_clock(0);
+    for index in 1..count {
+        tell(index, START_CLOCK);
+        let apart = (0..100).filter(|_| {
+            let before = nanoseconds(0);
+            tell(index, TELL_TIME);
+            !(before..=nanoseconds(0)).contains(&SAID.load(SeqCst))
+        });
+        equal("kvmclock: readings out of order", apart.count(), 0);
+    }
+    // It goes at the rate of the PM timer.
+    let (start, from) = (crate::cpu::inp::<u32>(0x608), nanoseconds(0));
+    while crate::cpu::inp::<u32>(0x608).wrapping_sub(start) & 0xff_ffff < 357_954 {}
+    let passed = nanoseconds(0) - from;
+    check("kvmclock: a tenth of a second", (98_000_000..200_000_000).contains(&passed), passed);
+    // SAFETY: ends it.
+    unsafe { wrmsr(KVM_CLOCK, 0) };
 }
 
 fn start_up(count: usize) {
