@@ -15,10 +15,15 @@ pub fn init() {
 
 /// Sends one byte when there is room.
 pub fn put(byte: u8) {
+    drain();
+    outp(PORT, byte);
+}
+
+/// Waits until there is room.
+pub fn drain() {
     while inp::<u8>(PORT + 5) & 0x20 == 0 {
         core::hint::spin_loop();
     }
-    outp(PORT, byte);
 }
 
 /// A byte that has come.

@@ -3,6 +3,7 @@
 
 use crate::apic::{self, register};
 use crate::balloon;
+use crate::console;
 use crate::cpu::outp;
 use crate::report::{equal, skip};
 use crate::trap::{self, Trap};
@@ -15,7 +16,7 @@ const SOFTWARE: u8 = 0x42;
 /// The UART's pin.
 const PIN: u32 = 4;
 /// Interrupt enable: transmitter empty.
-const UART: u16 = crate::console::PORT + 1;
+const UART: u16 = console::PORT + 1;
 
 /// Runs the cases.
 pub fn run() {
@@ -31,9 +32,10 @@ fn open() {
     unsafe { asm!("sti", "nop", "nop", "nop", "cli") };
 }
 
-/// An edge of the UART's line.
+/// An edge of the UART's line, at once: its last byte has left.
 fn edge() {
     outp(UART, 0u8);
+    console::drain();
     outp(UART, 2u8);
     open();
     outp(UART, 0u8);
@@ -74,6 +76,7 @@ fn suppressed_broadcast() {
     apic::io_redirect(PIN, 1 << 15 | u64::from(VECTOR));
     trap::set_hook(Some(lower as trap::Hook), VECTOR);
     let before = trap::count(VECTOR);
+    console::drain();
     outp(UART, 2u8);
     open();
     let first = (trap::count(VECTOR) - before, remote());
