@@ -12,6 +12,9 @@ use xtask::{build, paths, process};
 
 /// The devices of a test program, as such programs' own scripts name them.
 const DEVICES: &str = "-device isa-debug-exit,iobase=0xf4,iosize=4 -device pc-testdev";
+/// The same among all else that such a script says to QEMU.
+const SCRIPT: &str = "--no-reboot -nodefaults -device pc-testdev -device isa-debug-exit,iobase=0xf4,iosize=0x4 -vnc none \
+    -serial stdio -machine accel=kvm -cpu max";
 
 /// The kernel files.
 struct Files {
@@ -119,7 +122,7 @@ fn multiboot(board: Board, files: &Files) -> Result<()> {
     let [first, second] = &files.modules;
     let modules = format!("{} with words,{}", text(first)?, text(second)?);
     let append = "run=boot protocol=multiboot modules=2 exit=failed";
-    let said = program(board, &files.multiboot, &["--append", append, "--initrd", &modules], DEVICES, 1)?;
+    let said = program(board, &files.multiboot, &["--append", append, "--initrd", &modules], SCRIPT, 1)?;
     for line in [
         &format!("module string: {} with words\r\n", text(first)?),
         &format!("module string: {}\r\n", text(second)?),

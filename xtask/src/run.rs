@@ -181,7 +181,12 @@ fn run_in(options: &Options, directory: &Path) -> Result<u8> {
 
 /// Builds the image and the guest, and lays out the rig.
 fn prepare(options: &Options, directory: &Path) -> Result<Rig> {
-    let (words, members) = options.payload.prepare()?;
+    let (mut words, members) = options.payload.prepare()?;
+    // How QEMU is asked for the same.
+    let already = |pair: &[String]| options.console == Some(Console::Stdio) && pair == ["-serial", "stdio"];
+    if let Some(at) = words.windows(2).position(already) {
+        words.drain(at..at + 2);
+    }
     let image = build::board(options.board)?;
     let mut rig = Rig::new(options.board, image, directory.to_owned());
     rig.second = options.qmp_socket.len() > 1;

@@ -164,7 +164,7 @@ fn what_asks_for_nothing_else_than_there_is_is_taken() {
     for line in [
         "-M pc -machine pc -accel kvm -enable-kvm",
         "-nodefaults -no-user-config -nographic -display none -vga none -net none -nic none",
-        "-monitor none -parallel none -rtc base=utc",
+        "-monitor none -parallel none -rtc base=utc -machine accel=kvm -vnc none",
     ] {
         assert_eq!(error(line), "", "{line}");
     }

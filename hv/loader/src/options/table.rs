@@ -215,7 +215,7 @@ const NOT_YET_FLAGS: &str = "no-acpi no-hpet snapshot usb";
 
 /// Options of QEMU's that ask for nothing but what there is anyway: rigs' scripts are full of them.
 const AS_IT_IS: &str = "M=pc accel=kvm display=none machine=pc monitor=none net=none nic=none parallel=none \
-    rtc=base=utc vga=none";
+    rtc=base=utc vga=none machine=accel=kvm vnc=none";
 
 /// The same, without an argument.
 const AS_IT_IS_FLAGS: &str = "enable-kvm no-user-config nodefaults nographic";

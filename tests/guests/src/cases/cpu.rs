@@ -1,7 +1,8 @@
-//! CPUID, MSRs, control registers, XSETBV, hypercalls and the instructions that a guest must not have.
+//! CPUID, MSRs, control registers, XSETBV, hypercalls and the instructions that a guest must not have (SDM vol. 2, 3.2; vol. 3,
+//! chapters 2, 10, 16, 24 and 26; APM vol. 2, 15.4).
 
 use crate::cpu::{cpuid, is_amd, rdmsr, wrmsr};
-use crate::report::{check, equal, skip};
+use crate::report::{check, equal, skip, under};
 use crate::trap::Trap;
 use crate::{attempt, read_cr};
 use core::arch::asm;
@@ -10,12 +11,15 @@ const GP: Option<Trap> = Some(Trap { vector: 13, error: 0, cr2: 0 });
 
 /// Runs the suite.
 pub fn run() {
-    identification();
-    msrs();
-    control_registers();
-    extended_state();
-    forbidden();
-    harmless();
+    under(&"3.2", identification);
+    under(&"10.4", msrs);
+    under(&"16.3", machine_check);
+    under(&"2.5", control_registers);
+    under(&"2.6", extended_state);
+    under(&"24.7", no_vmx);
+    under(&"APM 15.4", no_svm);
+    under(&"9.10", no_monitor);
+    under(&"26.1", harmless);
 }
 
 /// An exception without its CR2, which only a page fault sets.
@@ -168,6 +172,26 @@ fn msrs() {
             format_args!("{trap:?} {default:#x}"),
         );
     }
+}
+
+/// A processor with machine checks and without banks that would say more of them.
+fn machine_check() {
+    if !crate::cpu::virtualised() {
+        return skip("machine check", "this is no guest of ours");
+    }
+    const MCE: u64 = 1 << 6;
+    equal("cpuid has mce and mca", cpuid(1, 0)[3] & (1 << 7 | 1 << 14), 1 << 7 | 1 << 14);
+    equal("mcg cap: no banks", try_rdmsr(0x179), (None, 0));
+    equal("mcg status: none in progress", try_rdmsr(0x17a), (None, 0));
+    equal("mcg status: can be cleared", try_wrmsr(0x17a, 0), None);
+    equal("mcg status: cannot be set", try_wrmsr(0x17a, 4), GP);
+    let cr4 = read_cr!("cr4");
+    let set = attempt!(["mov cr4, {v}"], v = in(reg) cr4 | MCE);
+    let seen = read_cr!("cr4") & MCE;
+    equal("cr4 mce, and int 18", (set, seen, vector(attempt!(["int 18"]))), (None, MCE, Some(18)));
+    let clear = attempt!(["mov cr4, {v}"], v = in(reg) cr4 & !MCE);
+    equal("cr4 mce off", (clear, read_cr!("cr4") & MCE), (None, 0));
+    let _ = attempt!(["mov cr4, {v}"], v = in(reg) cr4);
 }
 
 /// Two words joined, in a buffer on the stack.
@@ -405,9 +429,12 @@ fn state_survives() {
     equal("sse state survives exits", (a, b, mxcsr & 0xffc0), (0x1122_3344_5566_7788, !0x55, 0x1f80));
 }
 
-fn forbidden() {
-    // A guest has neither VMX nor SVM: #UD, whatever the host has.
-    let vector = |trap: Option<Trap>| trap.map(|trap| trap.vector);
+fn vector(trap: Option<Trap>) -> Option<u8> {
+    trap.map(|trap| trap.vector)
+}
+
+/// A guest has neither VMX nor SVM: #UD, whatever the host has.
+fn no_vmx() {
     let memory = [0u64; 2];
     let address = memory.as_ptr();
     equal("vmxon", vector(attempt!(["vmxon [{a}]"], a = in(reg) address)), Some(6));
@@ -419,6 +446,12 @@ fn forbidden() {
     equal("vmxoff", vector(attempt!(["vmxoff"])), Some(6));
     equal("invept", vector(attempt!(["invept rax, [{a}]"], a = in(reg) address, in("rax") 1u64)), Some(6));
     equal("invvpid", vector(attempt!(["invvpid rax, [{a}]"], a = in(reg) address, in("rax") 1u64)), Some(6));
+    if crate::cpu::virtualised() {
+        equal("no vmx in cpuid", cpuid(1, 0)[2] >> 5 & 1, 0);
+    }
+}
+
+fn no_svm() {
     equal("vmrun", vector(attempt!([".byte 0x0f, 0x01, 0xd8"], in("rax") 0u64)), Some(6));
     equal("vmload", vector(attempt!([".byte 0x0f, 0x01, 0xda"], in("rax") 0u64)), Some(6));
     equal("vmsave", vector(attempt!([".byte 0x0f, 0x01, 0xdb"], in("rax") 0u64)), Some(6));
@@ -428,11 +461,15 @@ fn forbidden() {
         equal("clgi", vector(attempt!([".byte 0x0f, 0x01, 0xdd"])), Some(6));
         equal("skinit", vector(attempt!([".byte 0x0f, 0x01, 0xde"], in("eax") 0)), Some(6));
         equal("svme in efer", try_wrmsr(0xc000_0080, rdmsr(0xc000_0080) | 1 << 12), GP);
-        equal("no vmx in cpuid", cpuid(1, 0)[2] >> 5 & 1, 0);
         equal("no svm in cpuid", cpuid(0x8000_0001, 0)[2] >> 2 & 1, 0);
     } else {
         skip("stgi, clgi, skinit, svme", "this is no guest of ours");
     }
+}
+
+fn no_monitor() {
+    let word = 0u64;
+    let address = &raw const word;
     if cpuid(1, 0)[2] >> 3 & 1 == 0 {
         equal(
             "monitor is not there",

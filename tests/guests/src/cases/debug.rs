@@ -252,9 +252,9 @@ fn aliases() {
 
 /// 6.12.1.3, 6.14: traps of software, with the address that they return to.
 fn others() {
-    for (name, vector) in [("int1", 1), ("int3", 3)] {
+    for (name, vector) in [("6.15: int1", 1), ("6.15: int3", 3)] {
         if vector == 1 && crate::cpu::is_amd() {
-            skip("int1", "QEMU's TCG takes it for an undefined instruction");
+            skip("6.15: int1", "QEMU's TCG takes it for an undefined instruction");
             continue;
         }
         let base: u64;

@@ -60,35 +60,39 @@ pub fn run() {
     }
     let pages = [at((&raw const PAGES).cast()), at((&raw const PAGES).cast()) + 4096];
     set_entry(0, pages[0] | 3);
-    equal("4 KiB page", load(BASE), (None, 0x1111));
-    equal("accessed and not dirty", entry(0) & 0x60, 0x20);
-    equal("store and dirty", (store(BASE + 8, 5), entry(0) & 0x60), (None, 0x60));
+    equal("4.5: 4 KiB page", load(BASE), (None, 0x1111));
+    equal("4.8: accessed and not dirty", entry(0) & 0x60, 0x20);
+    equal("4.8: store and dirty", (store(BASE + 8, 5), entry(0) & 0x60), (None, 0x60));
     set_entry(0, pages[1] | 3);
     invalidate(BASE);
-    equal("invlpg shows the new page", load(BASE), (None, 0x2222));
+    equal("4.10.4.1: invlpg shows the new page", load(BASE), (None, 0x2222));
     set_entry(0, pages[0] | 3);
     // SAFETY: the same value again: drops all translations that are not global.
     unsafe { asm!("mov {v}, cr3", "mov cr3, {v}", v = out(reg) _) };
-    equal("loading cr3 shows the new page", load(BASE), (None, 0x1111));
+    equal("4.10.4.1: loading cr3 shows the new page", load(BASE), (None, 0x1111));
     set_entry(0, 0);
     invalidate(BASE);
-    equal("not present", load(BASE).0, Some(Trap { vector: 14, error: 0, cr2: BASE }));
+    equal("4.7: not present", load(BASE).0, Some(Trap { vector: 14, error: 0, cr2: BASE }));
     set_entry(0, pages[0] | 1);
-    equal("read-only with WP", store(BASE + 16, 1), Some(Trap { vector: 14, error: 3, cr2: BASE + 16 }));
+    equal(
+        "4.6.1: read-only with WP",
+        store(BASE + 16, 1),
+        Some(Trap { vector: 14, error: 3, cr2: BASE + 16 }),
+    );
     let cr0 = read_cr!("cr0");
     let _ = attempt!(["mov cr0, {v}"], v = in(reg) cr0 & !0x10000);
-    equal("read-only without WP", store(BASE + 16, 1), None);
+    equal("4.6.1: read-only without WP", store(BASE + 16, 1), None);
     let _ = attempt!(["mov cr0, {v}"], v = in(reg) cr0);
     set_entry(0, pages[0] | 3 | 1 << 63);
     invalidate(BASE);
     equal(
-        "no-execute",
+        "4.6.1: no-execute",
         attempt!(["jmp {a}"], a = in(reg) BASE),
         Some(Trap { vector: 14, error: 0x11, cr2: BASE }),
     );
     set_entry(0, pages[0] | 3 | 1 << 51);
     invalidate(BASE);
-    equal("reserved bit", load(BASE).0, Some(Trap { vector: 14, error: 9, cr2: BASE }));
+    equal("4.7: reserved bit", load(BASE).0, Some(Trap { vector: 14, error: 9, cr2: BASE }));
     // A global page outlives a load of CR3 where CR4.PGE is on; toggling PGE ends it.
     let cr4 = read_cr!("cr4");
     let _ = attempt!(["mov cr4, {v}"], v = in(reg) cr4 | 0x80);
@@ -97,16 +101,16 @@ pub fn run() {
     let first = load(BASE).1;
     set_entry(0, pages[1] | 0x103);
     let _ = attempt!(["mov cr4, {v}"], v = in(reg) cr4);
-    equal("toggling pge flushes global pages", (first, load(BASE).1), (0x1111, 0x2222));
+    equal("4.10.4.1: toggling pge flushes global pages", (first, load(BASE).1), (0x1111, 0x2222));
     // 2 MiB and 1 GiB pages.
     // SAFETY: maps what the identity map maps, at another address.
     unsafe { MIDDLE.0[1] = at((&raw const PAGES).cast()) & !0x1f_ffff | 0x83 };
     let offset = pages[1] & 0x1f_ffff;
-    equal("2 MiB page", load(BASE + 0x20_0000 + offset), (None, 0x2222));
+    equal("4.5: 2 MiB page", load(BASE + 0x20_0000 + offset), (None, 0x2222));
     if crate::cpu::cpuid(0x8000_0001, 0)[3] >> 26 & 1 == 1 {
         // SAFETY: maps what the identity map maps, at another address.
         unsafe { TOP.0[1] = 0x83 };
-        equal("1 GiB page", load(BASE + 0x4000_0000 + pages[1]), (None, 0x2222));
+        equal("4.5: 1 GiB page", load(BASE + 0x4000_0000 + pages[1]), (None, 0x2222));
     }
     supervisor_bits(pages[0]);
     protection_keys(pages[0]);
@@ -169,7 +173,7 @@ fn process_contexts(pages: [u64; 2]) {
     let invpcid = crate::cpu::cpuid(7, 0)[1] >> 10 & 1 == 1;
     let show = |page: u64| set_entry(0, page | 3);
     if !invpcid {
-        equal("INVPCID is not there", invalidate_context(2, 0, 0), Some(6));
+        equal("4.10.4.1: INVPCID is not there", invalidate_context(2, 0, 0), Some(6));
     }
     if crate::cpu::cpuid(1, 0)[2] >> 17 & 1 == 0 {
         equal("4.10.1: no pcids, no cr4.pcide", set_cr4(cr4 | PCIDE), Some(13));
@@ -192,17 +196,21 @@ fn process_contexts(pages: [u64; 2]) {
                 let page = pages[kind as usize & 1];
                 show(page);
                 let done = (invalidate_context(kind, 1, BASE), load(BASE).1);
-                equal("INVPCID shows the new page", done, (None, [0x1111, 0x2222][kind as usize & 1]));
+                equal(
+                    "4.10.4.1: INVPCID shows the new page",
+                    done,
+                    (None, [0x1111, 0x2222][kind as usize & 1]),
+                );
             }
             let wrong = [(4, 0, 0), (0, 1, 1 << 63), (1, 1 << 12, 0)];
             let wrong = wrong.map(|(kind, context, address)| invalidate_context(kind, context, address));
-            equal("INVPCID of another type, address or context", wrong, [Some(13); 3]);
+            equal("4.10.4.1: INVPCID of another type, address or context", wrong, [Some(13); 3]);
         }
         let _ = set_cr3(cr3);
         equal("4.10.1: cr4.pcide off", (set_cr4(cr4), read_cr!("cr4") & PCIDE), (None, 0));
         if invpcid {
             let other = (invalidate_context(0, 0, BASE), invalidate_context(0, 1, BASE));
-            equal("INVPCID of context 1 without cr4.pcide", other, (None, Some(13)));
+            equal("4.10.4.1: INVPCID of context 1 without cr4.pcide", other, (None, Some(13)));
         }
     }
 }
@@ -215,15 +223,15 @@ fn supervisor_bits(page: u64) {
     invalidate(BASE);
     if features >> 20 & 1 == 1 {
         let _ = attempt!(["mov cr4, {v}"], v = in(reg) cr4 | 1 << 21);
-        equal("smap", load(BASE).0, Some(Trap { vector: 14, error: 1, cr2: BASE }));
+        equal("4.6.1: smap", load(BASE).0, Some(Trap { vector: 14, error: 1, cr2: BASE }));
         let mut value = 0u64;
         let trap = attempt!(["stac", "mov rax, [{a}]", "clac"], a = in(reg) BASE, inout("rax") value);
-        equal("smap with AC set", (trap, value), (None, 0x1111));
+        equal("4.6.1: smap with AC set", (trap, value), (None, 0x1111));
     }
     if features >> 7 & 1 == 1 {
         let _ = attempt!(["mov cr4, {v}"], v = in(reg) cr4 | 1 << 20);
         equal(
-            "smep",
+            "4.6.1: smep",
             attempt!(["jmp {a}"], a = in(reg) BASE),
             Some(Trap { vector: 14, error: 0x11, cr2: BASE }),
         );

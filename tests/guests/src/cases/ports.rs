@@ -1,7 +1,7 @@
-//! Port I/O: widths, the string forms, PCI configuration.
+//! Port I/O: widths, the string forms (SDM vol. 1, 19.3), PCI configuration (PCI Local Bus 3.0, 3.2.2.3.2).
 
 use crate::cpu::{inp, outp};
-use crate::report::{check, equal};
+use crate::report::{check, equal, under};
 use crate::{attempt, println};
 use core::arch::asm;
 
@@ -10,9 +10,11 @@ const NOWHERE: u16 = 0x0e00;
 
 /// Runs the suite.
 pub fn run() {
-    widths();
-    strings();
-    pci();
+    under(&"vol. 1, 19.3", || {
+        widths();
+        strings();
+    });
+    under(&"PCI 3.2.2.3.2", pci);
 }
 
 fn widths() {
@@ -119,7 +121,7 @@ fn strings() {
         (count, to - buffer.as_ptr() as u64, buffer[2], buffer[3]),
         (0, 3, 0xff, 0),
     );
-    let text = b"PASS rep outsb reaches the console\r\n";
+    let text = b"PASS vol. 1, 19.3: rep outsb reaches the console\r\n";
     let (mut count, mut from) = (text.len(), text.as_ptr());
     // The transmitter is ready for each byte on an emulated UART; on a real one this is more than its FIFO holds.
     wait_empty();

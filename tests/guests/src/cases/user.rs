@@ -341,5 +341,5 @@ fn hypercalls() {
     let (mut first, mut second) = (1u64, 1u64);
     let one = raised(user!(0u64, ["vmcall"], inout("rax") first, out("rcx") _, out("rdx") _));
     let other = raised(user!(0u64, ["vmmcall"], inout("rax") second, out("rcx") _, out("rdx") _));
-    equal("hypercalls at cpl 3 are not permitted", (one, first, other, second), (None, !0, None, !0));
+    equal("26.1: hypercalls at cpl 3 are not permitted", (one, first, other, second), (None, !0, None, !0));
 }

@@ -2,7 +2,7 @@
 
 use crate::attempt;
 use crate::cpu::cpuid;
-use crate::report::{equal, skip};
+use crate::report::{equal, skip, under};
 
 /// Components that are looked at: SSE, AVX, AVX-512, PKRU. Left out: x87, whose image has bytes that XSAVE makes zero, and
 /// what would not fit.
@@ -69,6 +69,10 @@ macro_rules! with_vectors {
 
 /// Runs the cases; `xcr0` is in force.
 pub fn run(xcr0: u64) {
+    under(&"vol. 1, 13.10", || cases(xcr0));
+}
+
+fn cases(xcr0: u64) {
     let xcr0 = xcr0 & LOOKED_AT;
     let low = xcr0 as u32;
     let (mut pattern, mut initial, mut compact, mut seen) =
