@@ -70,7 +70,8 @@ fn in_turn(board: Board) -> Result<()> {
 /// Our own guest: INIT, start-up and interrupts between processors, and processors that end the guest.
 fn cases(board: Board, report: &Report) -> Result<()> {
     let processors = if board == Board::Bochs { 2 } else { 4 };
-    let options = words(&format!("-m 64 -no-shutdown -smp {processors} -kernel cases"));
+    let options =
+        words(&format!("-m 64 -no-shutdown -smp {processors} -kernel cases -device virtio-balloon-pci"));
     let options = rig::with_x2apic(board, options);
     let mut rig = rig::describe(board, "smp-cases", options, vec![member("cases", rig::guest("cases")?)])?;
     rig.processors = processors;
@@ -83,6 +84,7 @@ fn cases(board: Board, report: &Report) -> Result<()> {
         let text = rig.console.expect("DONE", limit(board, 60)).with_context(|| rig.tail())?;
         let failed = failures(&text);
         ensure!(failed.is_empty() && text.matches("PASS ").count() > 20, "{text}");
+        ensure!(!text.contains("there is no balloon"), "the guest has not found its balloon");
         rig.console.expect("READY", limit(board, 5))?;
         Ok(())
     });

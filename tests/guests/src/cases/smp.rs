@@ -58,6 +58,7 @@ pub fn run() {
     init();
     times(count);
     clocks(count);
+    lost_page();
     x2apic();
     for index in 1..count {
         send(index as u32, INIT);
@@ -328,6 +329,53 @@ fn clocks(count: usize) {
     check("kvmclock: a tenth of a second", (98_000_000..200_000_000).contains(&passed), passed);
     // SAFETY: ends it.
     unsafe { wrmsr(KVM_CLOCK, 0) };
+}
+
+#[repr(align(4096))]
+struct Page([u64; 512]);
+
+/// A page that the other processor reads when it is asked to, and how often it was.
+static mut SHARED: Page = Page([0; 512]);
+static ASKED: AtomicU32 = AtomicU32::new(0);
+static ANSWERED: AtomicU32 = AtomicU32::new(0);
+
+fn watch(_: usize) -> ! {
+    loop {
+        let asked = ASKED.load(SeqCst);
+        if asked != ANSWERED.load(SeqCst) {
+            // SAFETY: a static that the first processor writes: a volatile read.
+            SAID.store(unsafe { (&raw const SHARED.0[0]).read_volatile() }, SeqCst);
+            ANSWERED.store(asked, SeqCst);
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Nested translations end on all processors (SDM vol. 3, 29.4.3.3; APM vol. 2, 15.16): where the balloon has taken a page that another
+/// processor has read, that one finds there what everybody finds, and nothing of what was there.
+fn lost_page() {
+    let Some(mut balloon) = crate::balloon::Balloon::start() else {
+        return skip("29.4.3.3 a page that is taken away", "there is no balloon");
+    };
+    let write = |value: u64| {
+        // SAFETY: as in `watch`.
+        unsafe { (&raw mut SHARED.0[0]).write_volatile(value) };
+    };
+    let other = || {
+        let asked = ASKED.fetch_add(1, SeqCst).wrapping_add(1);
+        wait_until(|| ANSWERED.load(SeqCst) == asked).then(|| SAID.load(SeqCst))
+    };
+    let started = smp::start(1, watch);
+    // Until one round is not as it must be.
+    let good = (0..20u64).take_while(|round| {
+        write(0x5555);
+        let before = other();
+        let taken = balloon.take(&raw const SHARED as u64);
+        let after = other();
+        write(*round);
+        (before, taken, after, other()) == (Some(0x5555), true, Some(0), Some(*round))
+    });
+    equal("29.4.3.3 a page that is taken away", (started, good.count()), (true, 20));
 }
 
 fn start_up(count: usize) {
