@@ -93,10 +93,17 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
             Ok(())
         });
         check("a guest that cannot run is status 2", &|| {
-            let output = start(board, &files.pvh, &[], "-device nope", None)?;
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            ensure!(output.status.code() == Some(2), "{}: {said}", output.status);
-            ensure!(said.contains("xtask: -device nope: 'nope' is not a valid device model name"), "{said}");
+            for (more, complaint) in [
+                ("-device nope", "-device nope: 'nope' is not a valid device model name"),
+                ("-device virtio-rng-pci,nope=1", "-device virtio-rng-pci: Property '.nope' not found"),
+                ("-netdev hubport,id=a,nope=1", "-netdev hubport: Invalid parameter 'nope'"),
+                ("-smp 4", "-smp 4: this machine has only 1 processor"),
+            ] {
+                let output = start(board, &files.pvh, &[], more, None)?;
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                ensure!(output.status.code() == Some(2), "{}: {said}", output.status);
+                ensure!(said.contains(&format!("xtask: {complaint}")), "{said}");
+            }
             Ok(())
         });
         check("a guest that hangs is status 124", &|| {
