@@ -352,7 +352,8 @@ fn watch(_: usize) -> ! {
 }
 
 /// Nested translations end on all processors (SDM vol. 3, 29.4.3.3; APM vol. 2, 15.16): where the balloon has taken a page that another
-/// processor has read, that one finds there what everybody finds, and nothing of what was there.
+/// processor has read, that one finds there what everybody finds, and nothing of what was there. QEMU and Bochs drop translations at each
+/// entry anyway, so that it is a chip that would see one kept.
 fn lost_page() {
     let Some(mut balloon) = crate::balloon::Balloon::start() else {
         return skip("29.4.3.3 a page that is taken away", "there is no balloon");
