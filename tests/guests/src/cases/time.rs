@@ -33,28 +33,18 @@ fn pm() -> u32 {
     inp::<u32>(0x608)
 }
 
-/// Measures the TSC against the PM timer over 10 ms and returns its rate.
+/// Measures the TSC against the PM timer, 10 ms at a time, and returns its rate.
 fn pm_timer() -> u64 {
-    let (start, from) = (pm(), tsc());
-    check(
-        "pm timer grows",
-        {
-            let mut last = start;
-            (0..1000).any(|_| {
-                let now = pm();
-                let more = now != last;
-                last = now;
-                more
-            })
-        },
-        start,
-    );
-    let (start, from) = (pm(), {
-        let _ = from;
-        tsc()
+    let start = pm();
+    check("pm timer grows", (0..1000).any(|_| pm() != start), start);
+    // The middle one of five: an emulator that others keep from its work spoils one or the other.
+    let mut rates = [0; 5].map(|_: u64| {
+        let (start, from) = (pm(), tsc());
+        while pm().wrapping_sub(start) & 0xff_ffff < (PM_HZ / 100) as u32 {}
+        (tsc() - from) * 100
     });
-    while pm().wrapping_sub(start) & 0xff_ffff < (PM_HZ / 100) as u32 {}
-    let hz = (tsc() - from) * 100;
+    rates.sort_unstable();
+    let hz = rates[2];
     check("tsc rate", hz > 10_000_000, hz);
     hz
 }
