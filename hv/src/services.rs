@@ -132,7 +132,11 @@ impl Services {
             SliceEnd::Service | SliceEnd::Order => interrupts::window(),
             SliceEnd::Idle if busy => interrupts::window(),
             SliceEnd::Idle => interrupts::wait(),
-            SliceEnd::Request => self.device_request(),
+            SliceEnd::Request => {
+                // A guest that makes one request after the other leaves no other place for interrupts.
+                interrupts::window();
+                self.device_request();
+            }
             SliceEnd::Stop(halt) => self.guest_stopped(halt),
         }
     }

@@ -90,11 +90,14 @@ const LINE_LIMIT: Duration = Duration::from_secs(600);
 
 /// What is said to the console and to the port.
 const SAID: &str = "do you hear me\n";
-/// Bytes of each disk.
-const DISK: usize = 1 << 20;
-/// MiB that go over each network link in each direction.
-fn megabytes(board: Board) -> u32 {
-    if board == Board::Bochs { 1 } else { 8 }
+/// Bytes of each disk. Bochs runs a tenth of QEMU's instructions.
+const fn disk_size(board: Board) -> usize {
+    if matches!(board, Board::Bochs) { 1 << 18 } else { 1 << 20 }
+}
+
+/// MiB that go over each network link in each direction; twice that is written to memory that a balloon has given back.
+const fn megabytes(board: Board) -> u32 {
+    if matches!(board, Board::Bochs) { 1 } else { 8 }
 }
 
 /// The guest's RAM in MiB.
@@ -108,7 +111,7 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
     let directory = paths::cache("boot-tests")?.join(format!("{}-devices-files", board.name()));
     std::fs::create_dir_all(&directory)?;
     let image = directory.join("disk.img");
-    std::fs::write(&image, labelled(&directory)?)?;
+    std::fs::write(&image, labelled(&directory, disk_size(board))?)?;
     let ours = [&NAMES[..], &["clock-kvm-clock"]].concat();
     under_monovisor(board, report, &directory, &image, &ours)?;
     if board == Board::Qemu {
@@ -129,12 +132,13 @@ fn under_monovisor(
 ) -> Result<()> {
     let said = directory.join("said.txt");
     std::fs::write(&said, SAID)?;
+    let store = format!("file=/tmp/disk,x-size={},format=raw,if=none,id=d2", disk_size(board));
     let mut rig = linux::describe(board, "devices", PROCESSORS)?;
     rig.options.extend(DEVICES.map(String::from));
     for (option, value) in [
         ("-drive", "file=disk.img,format=raw,if=none,id=d0,readonly=on"),
         ("-drive", "file=disk.img,format=raw,if=none,id=d1,snapshot=on"),
-        ("-drive", "file=/tmp/disk,x-size=1M,format=raw,if=none,id=d2"),
+        ("-drive", &store),
         ("-chardev", "file,id=c0,path=/tmp/c0,input-path=said.txt"),
         ("-chardev", "file,id=c1,path=/tmp/c1,input-path=said.txt"),
     ] {
@@ -172,7 +176,7 @@ fn under_monovisor(
 fn plain(directory: &Path, image: &Path, names: &[&str]) -> Result<()> {
     let files = guest::files(Guest::Linux)?;
     let disk = directory.join("disk.raw");
-    std::fs::write(&disk, vec![0; DISK])?;
+    std::fs::write(&disk, vec![0; disk_size(Board::Qemu)])?;
     let qmp = directory.join("qmp");
     let _ = std::fs::remove_file(&qmp);
     let line = |name| Socket::unix(&directory.join(name));
@@ -296,9 +300,9 @@ fn heard(text: &str) -> Result<()> {
 }
 
 /// An image whose last sector holds the checksum of the others.
-fn labelled(directory: &Path) -> Result<Vec<u8>> {
+fn labelled(directory: &Path, size: usize) -> Result<Vec<u8>> {
     let mut state = 7u64;
-    let mut image: Vec<u8> = (0..DISK - 512)
+    let mut image: Vec<u8> = (0..size - 512)
         .map(|_| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 56) as u8
@@ -308,6 +312,6 @@ fn labelled(directory: &Path) -> Result<Vec<u8>> {
     std::fs::write(&path, &image)?;
     let sum = process::capture(process::command("md5sum").arg(&path), "md5sum", Duration::from_secs(20))?;
     image.extend_from_slice(sum.get(..32).context("md5sum gave no sum")?.as_bytes());
-    image.resize(DISK, 0);
+    image.resize(size, 0);
     Ok(image)
 }

@@ -36,7 +36,7 @@ use xtask::board::Board;
 use xtask::process;
 
 /// The whole run ends by then, whatever happens.
-const RUN_LIMIT: Duration = Duration::from_secs(40 * 60);
+const RUN_LIMIT: Duration = Duration::from_secs(52 * 60);
 
 /// Boot tests of Monovisor.
 #[derive(Parser, Debug)]
@@ -101,6 +101,7 @@ const GROUPS: &[Group] = &[
     Group { board: Board::Bochs, name: "smp", run: smp::run },
     Group { board: Board::Bochs, name: "dmesg", run: dmesg::run },
     Group { board: Board::Bochs, name: "generic", run: generic::run },
+    Group { board: Board::Bochs, name: "devices", run: devices::run },
 ];
 
 fn main() -> ExitCode {

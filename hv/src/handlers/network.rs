@@ -160,15 +160,15 @@ impl Hypervisor<'_> {
 
     /// The next card whose filter has changed since the last question.
     pub(crate) fn filter_change(&mut self) -> Option<Nic> {
-        for index in 0.. {
-            let nic = self.find_nic(index, &|_| true)?;
-            let mut changed = false;
-            self.with_nic(&nic, &mut |net, _| changed = net.take_filter_change());
-            if changed {
-                return Some(nic);
-            }
-        }
-        None
+        let mut changed = None;
+        self.guest.as_mut()?.devices(&mut |devices| {
+            changed = devices.pc.virtio_devices::<Net>().position(|(_, net)| net.has_filter_change());
+        });
+        let nic = Nic::nth(&self.launch.options, changed?)?;
+        self.with_nic(&nic, &mut |net, _| {
+            net.take_filter_change();
+        });
+        Some(nic)
     }
 }
 

@@ -3,7 +3,8 @@
 #
 #     devices [-m MIB] [NAME...]
 #
-# -m is how much goes over each network link, an eighth of it where each segment is a frame of its own; a NAME is a device that must be there (others are tried where they are).
+# -m is how much goes over each network link, an eighth of it where each segment is a frame of its own, and half of what is written
+# to memory that a balloon has given back; a NAME is a device that must be there (others are tried where they are).
 # For what only the operator can do a line "ASK WHAT..." asks; it is done within a minute, or it is a failure.
 # What is relied on: a writable disk is there to be overwritten, and the last sector of a disk whose serial number starts
 # with "image" holds the MD5 of all before it; NICs whose MAC addresses are 52:54:00:00:HH:00 and :01 are on one link.
@@ -174,8 +175,9 @@ balloon() {
     ask balloon 0
     await 60 '[ $(memory) = $all ]' || die "$(memory) KiB came back of $all"
     # The pages that came back are memory again.
-    head -c 16777216 /dev/zero | tr '\0' 'x' > /tmp/pages
-    [ "$(tr -d 'x' < /tmp/pages | wc -c)" = 0 ] && [ "$(wc -c < /tmp/pages)" = 16777216 ] || die "memory lost its content"
+    pages=$((mib * 2097152))
+    head -c $pages /dev/zero | tr '\0' 'x' > /tmp/pages
+    [ "$(tr -d 'x' < /tmp/pages | wc -c)" = 0 ] && [ "$(wc -c < /tmp/pages)" = $pages ] || die "memory lost its content"
     rm /tmp/pages
 }
 

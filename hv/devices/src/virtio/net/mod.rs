@@ -183,6 +183,11 @@ impl Net {
         &self.filter
     }
 
+    /// The filter has changed, which has not been taken yet.
+    pub const fn has_filter_change(&self) -> bool {
+        self.filter_changed
+    }
+
     /// Whether the filter has changed; said once, until [`Net::query_filter`] is called.
     pub const fn take_filter_change(&mut self) -> bool {
         core::mem::replace(&mut self.filter_changed, false)

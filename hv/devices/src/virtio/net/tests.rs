@@ -555,7 +555,10 @@ fn commands_set_the_filter_and_the_services_hear_of_it_once() {
     let mut cards = Cards::pair(ALL, ALL);
     assert!(!cards.net(1, Net::take_filter_change));
     assert_eq!(command(&mut cards, 1, 0, 0, &[0]), 0);
+    // Asking does not take it.
+    assert!(cards.net(1, |net| net.has_filter_change()));
     assert!(cards.net(1, Net::take_filter_change) && cards.0[1].function.take_told());
+    assert!(!cards.net(1, |net| net.has_filter_change()));
     assert_eq!(command(&mut cards, 1, 0, 5, &[1]), 0);
     assert!(!cards.net(1, Net::take_filter_change));
     let filter = cards.net(1, |net| net.query_filter().clone());
