@@ -8,12 +8,12 @@ use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use monovisor_cpu::paging::{Access, Frame, MemoryType, PagingError, Tables};
+use monovisor_cpu::paging::{Access, Format, Frame, MemoryType, PageSize, PagingError, Tables};
 use monovisor_cpu::preflight::{self, Vendor};
 use monovisor_cpu::speculation::{self, Chip};
 use monovisor_cpu::svm::{Svm, SvmMemory};
 use monovisor_cpu::vmx::Vmx;
-use monovisor_cpu::{Processor, Settings, VmxMemory};
+use monovisor_cpu::{Processor, ProcessorError, Settings, VmxMemory};
 use monovisor_devices::{Pc, PcConfig};
 use monovisor_host::secondary::{self, StartError};
 use monovisor_host::uart::Uart;
@@ -114,7 +114,6 @@ fn start<P: Processor + 'static>(
 ) -> !
 where
     Machine<P>: Run,
-    P::Format: Send,
 {
     // SAFETY: this runs at CPL 0.
     info!("against leaks of the processor:{}", speculation::decide(&unsafe { Chip::read() }));
@@ -216,18 +215,18 @@ fn begin(hypervisor: &mut Hypervisor<'_>) {
 
 /// Why there is no guest: one line that names the option to change.
 #[derive(Debug)]
-enum MakeError<E> {
+enum MakeError {
     TooManyCpus { asked: u8, there: usize },
     NoStart { asked: u8, index: usize, error: StartError },
     Refused { asked: u8 },
     TooLittleRam,
     NoRam { asked: u64, free: u64 },
     Tables(PagingError),
-    Processor(E),
+    Processor(ProcessorError),
     Cpu(Complaint<'static>),
 }
 
-impl<E: core::fmt::Display> core::fmt::Display for MakeError<E> {
+impl core::fmt::Display for MakeError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::TooManyCpus { asked, .. } if *asked > MAX_CPUS => {
@@ -262,7 +261,7 @@ impl<E: core::fmt::Display> core::fmt::Display for MakeError<E> {
 
 /// The CPU model that `-cpu` asks for. Of what it cannot have a guest is warned, as QEMU does; what makes no sense is an
 /// error.
-fn model<E>(options: &Options<'static>, (invpcid, rdtscp): (bool, bool)) -> Result<Features, MakeError<E>> {
+fn model(options: &Options<'static>, (invpcid, rdtscp): (bool, bool)) -> Result<Features, MakeError> {
     let cpu = &options.cpu;
     let base = match cpu.base {
         CpuBase::Host => Base::Host,
@@ -281,7 +280,7 @@ fn model<E>(options: &Options<'static>, (invpcid, rdtscp): (bool, bool)) -> Resu
 }
 
 /// A guest's first processor, and the tables that its RAM is mapped by.
-type Made<P> = (Machine<P>, Tables<'static, <P as Processor>::Format>);
+type Made<P> = (Machine<P>, Tables<'static>);
 
 // Not part of its caller's frame, which stays on the stack for good: what is built here and moved to its place is large.
 #[inline(never)]
@@ -290,22 +289,52 @@ fn make<P: Processor + 'static>(
     console: Option<Uart>,
     memory: &'static mut P::Memory,
     intel: bool,
-) -> Result<Made<P>, MakeError<P::Error>>
+) -> Result<Made<P>, MakeError>
 where
     Machine<P>: Run,
 {
     let options = &launch.options;
+    let Prepared { tables, ram, clock, plan } =
+        prepare(options, P::FORMAT, P::largest_page, P::invpcid_and_rdtscp, intel)?;
+    // SAFETY: this is the first processor at CPL 0 with interrupts off; `host` has set up GDT, IDT (with an NMI
+    // handler that returns), TSS and the identity map for good and uses none of the registers named. The tables
+    // map what was carved for the guest and nothing else.
+    let vcpu = unsafe { P::new(memory, &plan.settings) }.map_err(MakeError::Processor)?;
+    let shared = share(options, ram, clock, console);
+    let mut machine = Machine::new(vcpu, 0, shared, &plan.parts);
+    start_others(options.cpus, plan, run_other::<P>)?;
+    machine.cold().reset_all(false);
+    Ok((machine, tables))
+}
+
+/// What a guest is made from, besides its processors.
+struct Prepared {
+    tables: Tables<'static>,
+    ram: &'static GuestRam,
+    clock: Clock,
+    plan: Plan,
+}
+
+/// Takes a guest's RAM and chooses its CPU model: the same for both vendors, who differ in the format of their tables, the
+/// largest page there, and whether the guest may run INVPCID and RDTSCP.
+fn prepare(
+    options: &Options<'static>,
+    format: Format,
+    largest: fn() -> PageSize,
+    invpcid_and_rdtscp: fn() -> (bool, bool),
+    intel: bool,
+) -> Result<Prepared, MakeError> {
     let there = secondary::count();
     if options.cpus > MAX_CPUS || usize::from(options.cpus) > there {
         return Err(MakeError::TooManyCpus { asked: options.cpus, there });
     }
-    let size = options.memory & !0xfff;
+    let size = ram_size(options);
     if size < MIN_RAM {
         return Err(MakeError::TooLittleRam);
     }
-    let pool =
-        table_pool(options, size).ok_or(MakeError::NoRam { asked: size, free: frames::largest(LARGE) })?;
-    let mut tables = Tables::<P::Format>::new(pool, P::largest_page()).map_err(MakeError::Tables)?;
+    let no_ram = || MakeError::NoRam { asked: size, free: frames::largest(LARGE) };
+    let pool = table_pool(options, size).ok_or_else(no_ram)?;
+    let mut tables = Tables::new(pool, largest(), format).map_err(MakeError::Tables)?;
     let everything = Access::READ | Access::WRITE | Access::EXECUTE;
     let mut ram = GuestRam::new();
     for (base, length) in e820::ram(size) {
@@ -313,8 +342,7 @@ where
             continue;
         }
         let align = if length >= HUGE && frames::largest(HUGE) >= length { HUGE } else { LARGE };
-        let host = frames::carve(length, align)
-            .ok_or_else(|| MakeError::NoRam { asked: size, free: frames::largest(LARGE) })?;
+        let host = frames::carve(length, align).ok_or_else(no_ram)?;
         frames::zero(host);
         tables.map(base, host.start, length, everything, MemoryType::WriteBack).map_err(MakeError::Tables)?;
         // SAFETY: the range has just been carved for the guest, and all of RAM is mapped to itself.
@@ -324,7 +352,7 @@ where
     let ram = RAM.call_once(|| ram);
 
     let clock = Clock::new(timer::tsc_hz());
-    let features = model(options, P::invpcid_and_rdtscp())?;
+    let features = model(options, invpcid_and_rdtscp())?;
     let context = cpuid::Context {
         apic_id: 0,
         processors: options.cpus,
@@ -336,29 +364,24 @@ where
     };
     let allowed = features::allowed(&features, &host_cpuid);
     let settings = Settings { root: tables.root(), allowed, posted: !options.cpu.no_posted };
-    // SAFETY: this is the first processor at CPL 0 with interrupts off; `host` has set up GDT, IDT (with an NMI
-    // handler that returns), TSS and the identity map for good and uses none of the registers named. The tables
-    // map what was carved for the guest and nothing else.
-    let vcpu = unsafe { P::new(memory, &settings) }.map_err(MakeError::Processor)?;
-
-    let shared = share(options, size, ram, clock, console);
     let parts = Parts { cpuid: context, allowed, intel };
-    let mut machine = Machine::new(vcpu, 0, shared, &parts);
-    start_others::<P>(options.cpus, Plan { settings, parts })?;
-    machine.cold().reset_all(false);
-    Ok((machine, tables))
+    Ok(Prepared { tables, ram, clock, plan: Plan { settings, parts } })
 }
 
-/// Makes what the processors of a guest with so much RAM share: the same for both vendors.
+/// Bytes of RAM that a guest gets: whole pages.
+const fn ram_size(options: &Options<'_>) -> u64 {
+    options.memory & !0xfff
+}
+
+/// Makes what the processors of a guest with this RAM share: the same for both vendors.
 fn share(
     options: &Options<'_>,
-    ram_size: u64,
     ram: &'static GuestRam,
     clock: Clock,
     console: Option<Uart>,
 ) -> &'static Shared {
     let address_bits = host_cpuid(0x8000_0008, 0).eax as u8;
-    let [(_, low_ram), (_, high_ram)] = e820::ram(ram_size);
+    let [(_, low_ram), (_, high_ram)] = e820::ram(ram_size(options));
     let config = PcConfig {
         vcpus: options.cpus,
         tsc_hz: clock.tsc_hz(),
@@ -404,13 +427,10 @@ const READY_LIMIT_US: u64 = 1_000_000;
 
 /// Starts the processors beside the first, each with its own part of the guest; they wait for orders.
 #[inline(never)]
-fn start_others<P: Processor + 'static>(asked: u8, plan: Plan) -> Result<(), MakeError<P::Error>>
-where
-    Machine<P>: Run,
-{
+fn start_others(asked: u8, plan: Plan, main: fn(usize) -> !) -> Result<(), MakeError> {
     let others = usize::from(asked).saturating_sub(1);
     PLAN.call_once(|| plan);
-    secondary::start(others + 1, run_other::<P>).map_err(|(index, error)| MakeError::NoStart {
+    secondary::start(others + 1, main).map_err(|(index, error)| MakeError::NoStart {
         asked,
         index,
         error,
@@ -451,7 +471,7 @@ where
 
 /// The hardware's part of a virtual processor on a processor beside the first. An error without words: no memory.
 #[inline(never)]
-fn make_other<P: Processor + 'static>(settings: &Settings) -> Result<P, Option<P::Error>> {
+fn make_other<P: Processor + 'static>(settings: &Settings) -> Result<P, Option<ProcessorError>> {
     // Some processors take their structures below 4 GiB only.
     let range = frames::carve_below(size_of::<P::Memory>() as u64, 4096, 1 << 32).ok_or(None)?;
     frames::zero(range);

@@ -23,4 +23,4 @@ pub mod svm;
 pub mod vmx;
 pub mod xstate;
 
-pub use processor::{Processor, Settings, VmxMemory};
+pub use processor::{Processor, ProcessorError, Settings, VmxMemory};

@@ -3,7 +3,7 @@
 use monovisor_arch::Vcpu;
 
 use crate::control::Allowed;
-use crate::paging::{Ept, Format, Npt, PageSize};
+use crate::paging::{Format, PageSize};
 use crate::preflight::Lacks;
 use crate::svm::{Svm, SvmError, SvmMemory};
 use crate::vmx::{self, EnableError, Vmx};
@@ -19,6 +19,24 @@ pub struct Settings {
     pub posted: bool,
 }
 
+/// Why a processor cannot run guests, in plain words.
+#[derive(Debug)]
+pub enum ProcessorError {
+    /// One with SVM.
+    Svm(SvmError),
+    /// One with VMX.
+    Vmx(EnableError),
+}
+
+impl core::fmt::Display for ProcessorError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Svm(error) => error.fmt(f),
+            Self::Vmx(error) => error.fmt(f),
+        }
+    }
+}
+
 /// A virtual processor as the machine makes and uses it, by static dispatch.
 ///
 /// A value is pinned to the physical processor that it was made on: it is used, reset and given up there only. There is
@@ -27,10 +45,9 @@ pub trait Processor: Vcpu + Sized {
     /// All memory that one virtual processor needs besides the page tables: zeroed, aligned by its type, at an address
     /// that is its physical address. All zeros is a value of the type.
     type Memory: 'static;
+
     /// Entry format of the second-level page tables.
-    type Format: Format;
-    /// Why this processor cannot run guests, in plain words.
-    type Error: core::fmt::Display + core::fmt::Debug;
+    const FORMAT: Format;
 
     /// Largest page that second-level tables may use on this processor.
     fn largest_page() -> PageSize;
@@ -48,7 +65,7 @@ pub trait Processor: Vcpu + Sized {
     ///   but in the handler of a fault that is fatal anyway.
     /// - The pages that the tables at `settings.root` map, now and later, are RAM that no host code takes a Rust
     ///   reference to, and devices that are the guest's alone.
-    unsafe fn new(memory: &'static mut Self::Memory, settings: &Settings) -> Result<Self, Self::Error>;
+    unsafe fn new(memory: &'static mut Self::Memory, settings: &Settings) -> Result<Self, ProcessorError>;
 
     /// Gives the virtual processor up and switches virtualisation off for the physical processor, before a reset or
     /// power-off.
@@ -57,8 +74,8 @@ pub trait Processor: Vcpu + Sized {
 
 impl Processor for Svm {
     type Memory = SvmMemory;
-    type Format = Npt;
-    type Error = SvmError;
+
+    const FORMAT: Format = Format::Npt;
 
     fn largest_page() -> PageSize {
         crate::svm::Features::read().largest_page
@@ -69,9 +86,9 @@ impl Processor for Svm {
         (true, true)
     }
 
-    unsafe fn new(memory: &'static mut SvmMemory, settings: &Settings) -> Result<Self, SvmError> {
+    unsafe fn new(memory: &'static mut SvmMemory, settings: &Settings) -> Result<Self, ProcessorError> {
         // SAFETY: the caller's promise is the same.
-        unsafe { Self::new(memory, settings.root, &settings.allowed) }
+        unsafe { Self::new(memory, settings.root, &settings.allowed) }.map_err(ProcessorError::Svm)
     }
 
     fn disable(self) {
@@ -101,8 +118,8 @@ impl Default for VmxMemory {
 
 impl Processor for Vmx {
     type Memory = VmxMemory;
-    type Format = Ept;
-    type Error = EnableError;
+
+    const FORMAT: Format = Format::Ept;
 
     fn largest_page() -> PageSize {
         // SAFETY: the machine asks at CPL 0, on a processor that preflight has found VMX on.
@@ -124,17 +141,17 @@ impl Processor for Vmx {
         (facts.secondary & INVPCID != 0, facts.secondary & RDTSCP != 0)
     }
 
-    unsafe fn new(memory: &'static mut VmxMemory, settings: &Settings) -> Result<Self, EnableError> {
+    unsafe fn new(memory: &'static mut VmxMemory, settings: &Settings) -> Result<Self, ProcessorError> {
         /// One virtual processor on a physical one: any tag but 0 will do.
         const VPID: u16 = 1;
         let Settings { root: ept_root, allowed, posted } = *settings;
         let settings = vmx::Settings { ept_root, vpid: VPID, allowed, posted };
         // SAFETY: the caller's promise; there is one value for a processor, so VMX is off.
-        let root = unsafe { vmx::Root::enable(&mut memory.region) }?;
+        let root = unsafe { vmx::Root::enable(&mut memory.region) }.map_err(ProcessorError::Vmx)?;
         // SAFETY: the caller's promise.
         unsafe { Self::new(root, &mut memory.vcpu, &settings) }.map_err(|(root, error)| {
             root.disable();
-            error
+            ProcessorError::Vmx(error)
         })
     }
 

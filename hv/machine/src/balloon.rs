@@ -8,7 +8,7 @@
 //! Devices that reach a page by its address do so all the time.
 
 use monovisor_arch::GuestMemory;
-use monovisor_cpu::paging::{Access, Format, MemoryType, Tables};
+use monovisor_cpu::paging::{Access, MemoryType, Tables};
 use monovisor_devices::virtio::balloon::{Pages, STEP};
 use monovisor_host::timer;
 
@@ -31,19 +31,19 @@ pub trait Mapping: Send {
 }
 
 /// The tables of a guest with this RAM.
-pub struct RamMapping<F> {
-    tables: Tables<'static, F>,
+pub struct RamMapping {
+    tables: Tables<'static>,
     ram: &'static GuestRam,
 }
 
-impl<F: Format> RamMapping<F> {
+impl RamMapping {
     /// `tables` map all of `ram` and nothing else, with all rights.
-    pub const fn new(tables: Tables<'static, F>, ram: &'static GuestRam) -> Self {
+    pub const fn new(tables: Tables<'static>, ram: &'static GuestRam) -> Self {
         Self { tables, ram }
     }
 }
 
-impl<F: Format + Send> Mapping for RamMapping<F> {
+impl Mapping for RamMapping {
     fn unmap(&mut self, page: u64) -> bool {
         // What cannot be split, for want of a frame, stays with the guest.
         self.tables.translate(page).is_some() && self.tables.unmap(page, PAGE).is_ok()
@@ -127,7 +127,7 @@ impl Pages for GuestPages {
 #[cfg(test)]
 #[allow(unsafe_code)]
 mod tests {
-    use monovisor_cpu::paging::{Ept, Frame, PageSize};
+    use monovisor_cpu::paging::{Format, Frame, PageSize};
 
     use super::*;
 
@@ -142,7 +142,7 @@ mod tests {
         assert!(unsafe { ram.add(0, 2 * LARGE, host) });
         let ram: &'static GuestRam = Box::leak(Box::new(ram));
         let pool: &'static [Frame] = Box::leak((0..8).map(|_| Frame::new()).collect());
-        let mut tables = Tables::<Ept>::new(pool, PageSize::Size2M).unwrap();
+        let mut tables = Tables::new(pool, PageSize::Size2M, Format::Ept).unwrap();
         let everything = Access::READ | Access::WRITE | Access::EXECUTE;
         tables.map(0, host as u64, 2 * LARGE, everything, MemoryType::WriteBack).unwrap();
         let mut mapping = RamMapping::new(tables, ram);

@@ -25,25 +25,76 @@ pub enum MemoryType {
 }
 
 /// One vendor's entry format.
-pub trait Format {
-    /// Address bits of an entry.
-    const ADDRESS_MASK: u64;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Intel's extended page tables (SDM vol. 3, 29.3.2, tables 29-1 to 29-7).
+    Ept,
+    /// AMD's nested page tables (APM vol. 2, 15.25): long-mode page tables, walked as user accesses (15.25.5), so that
+    /// every entry has U/S set. NX needs the host's EFER.NXE. The memory type is an index into the *host's* PAT
+    /// (15.25.8): 0 (write-back) and 3 (PCD and PWT, uncacheable), which every PAT in use keeps as after reset.
+    Npt,
+}
+
+impl Format {
+    /// Address bits of an entry, the same in both formats.
+    pub(super) const ADDRESS_MASK: u64 = ADDRESS;
 
     /// An entry that points to a table at `address`.
-    fn table(address: u64) -> u64;
+    pub(super) fn table(self, address: u64) -> u64 {
+        let bits = match self {
+            Self::Ept => Ept::READ | Ept::WRITE | Ept::EXECUTE,
+            Self::Npt => Npt::PRESENT | Npt::WRITE | Npt::USER,
+        };
+        (address & ADDRESS) | bits
+    }
+
     /// An entry that maps the page at `address`; `large` above level 1.
-    fn leaf(address: u64, access: Access, memory: MemoryType, large: bool) -> u64;
+    pub(super) fn leaf(self, address: u64, access: Access, memory: MemoryType, large: bool) -> u64 {
+        let bits = match self {
+            Self::Ept => Ept::leaf(access, memory),
+            Self::Npt => Npt::leaf(access, memory),
+        };
+        (address & ADDRESS) | bits | if large { LARGE } else { 0 }
+    }
+
     /// The entry maps something or points to a table.
-    fn present(entry: u64) -> bool;
+    pub(super) fn present(self, entry: u64) -> bool {
+        let bits = match self {
+            Self::Ept => Ept::READ | Ept::WRITE | Ept::EXECUTE,
+            Self::Npt => Npt::PRESENT,
+        };
+        entry & bits != 0
+    }
+
     /// The entry, which is present and above level 1, maps a page itself.
-    fn is_large(entry: u64) -> bool;
+    pub(super) fn is_large(self, entry: u64) -> bool {
+        entry & LARGE != 0
+    }
+
     /// Rights of a leaf.
-    fn access(entry: u64) -> Access;
+    pub(super) fn access(self, entry: u64) -> Access {
+        match self {
+            Self::Ept => Access::from_bits_truncate(entry as u8 & 7),
+            Self::Npt => {
+                let mut access = Access::READ;
+                access.set(Access::WRITE, entry & Npt::WRITE != 0);
+                access.set(Access::EXECUTE, entry & Npt::NX == 0);
+                access
+            }
+        }
+    }
+
     /// Memory type of a leaf.
-    fn memory_type(entry: u64) -> MemoryType;
+    pub(super) fn memory_type(self, entry: u64) -> MemoryType {
+        let cached = match self {
+            Self::Ept => entry >> Ept::TYPE_SHIFT & 7 == Ept::TYPE_WB,
+            Self::Npt => entry & (Npt::PCD | Npt::PWT) == 0,
+        };
+        if cached { MemoryType::WriteBack } else { MemoryType::Uncacheable }
+    }
 
     /// Address in an entry for a page or table of `size` bytes.
-    fn address(entry: u64, size: u64) -> u64 {
+    pub(super) fn address(self, entry: u64, size: u64) -> u64 {
         entry & Self::ADDRESS_MASK & !(size - 1)
     }
 }
@@ -53,8 +104,8 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Bit 7: the entry maps a page (same place in both formats).
 const LARGE: u64 = 1 << 7;
 
-/// Intel's extended page tables (SDM vol. 3, 29.3.2, tables 29-1 to 29-7).
-pub enum Ept {}
+/// Bits of [`Format::Ept`].
+struct Ept;
 
 impl Ept {
     const READ: u64 = 1;
@@ -68,52 +119,19 @@ impl Ept {
     const IGNORE_PAT: u64 = 1 << 6;
     const TYPE_UC: u64 = 0;
     const TYPE_WB: u64 = 6;
-}
 
-impl Format for Ept {
-    const ADDRESS_MASK: u64 = ADDRESS;
-
-    fn table(address: u64) -> u64 {
-        (address & ADDRESS) | Self::READ | Self::WRITE | Self::EXECUTE
-    }
-
-    fn leaf(address: u64, access: Access, memory: MemoryType, large: bool) -> u64 {
+    fn leaf(access: Access, memory: MemoryType) -> u64 {
         let kind = match memory {
             MemoryType::WriteBack => Self::TYPE_WB | Self::IGNORE_PAT >> Self::TYPE_SHIFT,
             MemoryType::Uncacheable => Self::TYPE_UC,
         };
         // Access has the bits of the format.
-        (address & ADDRESS)
-            | u64::from(access.bits())
-            | kind << Self::TYPE_SHIFT
-            | if large { LARGE } else { 0 }
-    }
-
-    fn present(entry: u64) -> bool {
-        entry & (Self::READ | Self::WRITE | Self::EXECUTE) != 0
-    }
-
-    fn is_large(entry: u64) -> bool {
-        entry & LARGE != 0
-    }
-
-    fn access(entry: u64) -> Access {
-        Access::from_bits_truncate(entry as u8 & 7)
-    }
-
-    fn memory_type(entry: u64) -> MemoryType {
-        if entry >> Self::TYPE_SHIFT & 7 == Self::TYPE_WB {
-            MemoryType::WriteBack
-        } else {
-            MemoryType::Uncacheable
-        }
+        u64::from(access.bits()) | kind << Self::TYPE_SHIFT
     }
 }
 
-/// AMD's nested page tables (APM vol. 2, 15.25): long-mode page tables, walked as user accesses (15.25.5), so that
-/// every entry has U/S set. NX needs the host's EFER.NXE. The memory type is an index into the *host's* PAT
-/// (15.25.8): 0 (write-back) and 3 (PCD and PWT, uncacheable), which every PAT in use keeps as after reset.
-pub enum Npt {}
+/// Bits of [`Format::Npt`].
+struct Npt;
 
 impl Npt {
     const PRESENT: u64 = 1;
@@ -122,48 +140,18 @@ impl Npt {
     const PWT: u64 = 1 << 3;
     const PCD: u64 = 1 << 4;
     const NX: u64 = 1 << 63;
-}
 
-impl Format for Npt {
-    const ADDRESS_MASK: u64 = ADDRESS;
-
-    fn table(address: u64) -> u64 {
-        (address & ADDRESS) | Self::PRESENT | Self::WRITE | Self::USER
-    }
-
-    fn leaf(address: u64, access: Access, memory: MemoryType, large: bool) -> u64 {
-        let mut entry = (address & ADDRESS) | Self::PRESENT | Self::USER;
+    fn leaf(access: Access, memory: MemoryType) -> u64 {
+        let mut bits = Self::PRESENT | Self::USER;
         if access.contains(Access::WRITE) {
-            entry |= Self::WRITE;
+            bits |= Self::WRITE;
         }
         if !access.contains(Access::EXECUTE) {
-            entry |= Self::NX;
+            bits |= Self::NX;
         }
         if memory == MemoryType::Uncacheable {
-            entry |= Self::PCD | Self::PWT;
+            bits |= Self::PCD | Self::PWT;
         }
-        if large {
-            entry |= LARGE;
-        }
-        entry
-    }
-
-    fn present(entry: u64) -> bool {
-        entry & Self::PRESENT != 0
-    }
-
-    fn is_large(entry: u64) -> bool {
-        entry & LARGE != 0
-    }
-
-    fn access(entry: u64) -> Access {
-        let mut access = Access::READ;
-        access.set(Access::WRITE, entry & Self::WRITE != 0);
-        access.set(Access::EXECUTE, entry & Self::NX == 0);
-        access
-    }
-
-    fn memory_type(entry: u64) -> MemoryType {
-        if entry & (Self::PCD | Self::PWT) == 0 { MemoryType::WriteBack } else { MemoryType::Uncacheable }
+        bits
     }
 }

@@ -1,7 +1,7 @@
 //! Second-level page tables: guest-physical to host-physical addresses.
 //!
-//! One radix builder serves both vendors; what differs is how an entry is written, [`Format`]: [`Ept`] (SDM vol. 3,
-//! chapter 29.3) and [`Npt`] (APM vol. 2, 15.25). Both have four levels of 512 entries and map 48 bits of address with
+//! One radix builder serves both vendors; what differs is how an entry is written, [`Format`]: EPT (SDM vol. 3,
+//! chapter 29.3) and NPT (APM vol. 2, 15.25). Both have four levels of 512 entries and map 48 bits of address with
 //! 4 KiB, 2 MiB and 1 GiB pages.
 //!
 //! Tables live in a pool of [`Frame`]s that the caller lends. A frame's address in memory is its physical address
@@ -18,10 +18,9 @@ mod format;
 #[cfg(test)]
 mod tests;
 
-use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-pub use format::{Access, Ept, Format, MemoryType, Npt};
+pub use format::{Access, Format, MemoryType};
 
 /// Entries in one table.
 const ENTRIES: usize = 512;
@@ -155,7 +154,7 @@ struct Found {
 }
 
 /// A set of second-level page tables in frames borrowed from `pool`.
-pub struct Tables<'a, F> {
+pub struct Tables<'a> {
     pool: &'a [Frame],
     /// Frames from this index on have never been used.
     fresh: u32,
@@ -165,18 +164,17 @@ pub struct Tables<'a, F> {
     retired: u32,
     in_use: u32,
     largest: PageSize,
-    format: PhantomData<F>,
+    format: Format,
 }
 
-impl<'a, F: Format> Tables<'a, F> {
+impl<'a> Tables<'a> {
     /// Takes one frame of `pool` for an empty root table. `largest` is the largest page that the processor has
     /// (1 GiB pages: IA32_VMX_EPT_VPID_CAP bit 17, CPUID 8000_0001 EDX bit 26).
-    pub fn new(pool: &'a [Frame], largest: PageSize) -> Result<Self, PagingError> {
+    pub fn new(pool: &'a [Frame], largest: PageSize, format: Format) -> Result<Self, PagingError> {
         if pool.len() >= NIL as usize {
             return Err(PagingError::PoolTooLarge);
         }
-        let mut tables =
-            Self { pool, fresh: 0, free: NIL, retired: NIL, in_use: 0, largest, format: PhantomData };
+        let mut tables = Self { pool, fresh: 0, free: NIL, retired: NIL, in_use: 0, largest, format };
         // The first frame handed out is frame 0: the root is always there.
         tables.allocate()?;
         Ok(tables)
@@ -203,7 +201,7 @@ impl<'a, F: Format> Tables<'a, F> {
         memory: MemoryType,
     ) -> Result<(), PagingError> {
         let end = check_range(guest, length, ADDRESS_LIMIT)?;
-        check_range(host, length, F::ADDRESS_MASK + PAGE_SIZE)?;
+        check_range(host, length, Format::ADDRESS_MASK + PAGE_SIZE)?;
         if !access.contains(Access::READ) {
             return Err(PagingError::InvalidAccess);
         }
@@ -213,10 +211,10 @@ impl<'a, F: Format> Tables<'a, F> {
             let level = self.fitting_level(at | to, end - at);
             let (table, index) = self.descend(at, level)?;
             let entry = self.entry(table, index);
-            if F::present(entry.load(Ordering::Relaxed)) {
+            if self.format.present(entry.load(Ordering::Relaxed)) {
                 return Err(PagingError::AlreadyMapped(at));
             }
-            entry.store(F::leaf(to, access, memory, level > 1), Ordering::Release);
+            entry.store(self.format.leaf(to, access, memory, level > 1), Ordering::Release);
             at += level_size(level);
             to += level_size(level);
         }
@@ -230,7 +228,7 @@ impl<'a, F: Format> Tables<'a, F> {
         let mut at = guest;
         while at < end {
             let found = self.walk(at);
-            if F::present(found.entry) {
+            if self.format.present(found.entry) {
                 if self.split_for(&found, at, end)? {
                     continue;
                 }
@@ -255,16 +253,16 @@ impl<'a, F: Format> Tables<'a, F> {
         let mut at = guest;
         while at < end {
             let found = self.walk(at);
-            if !F::present(found.entry) {
+            if !self.format.present(found.entry) {
                 return Err(PagingError::NotMapped(at));
             }
             if self.split_for(&found, at, end)? {
                 continue;
             }
-            let leaf = F::leaf(
-                F::address(found.entry, level_size(found.level)),
+            let leaf = self.format.leaf(
+                self.format.address(found.entry, level_size(found.level)),
                 access,
-                F::memory_type(found.entry),
+                self.format.memory_type(found.entry),
                 found.level > 1,
             );
             self.store(&found, leaf);
@@ -279,12 +277,12 @@ impl<'a, F: Format> Tables<'a, F> {
             return None;
         }
         let found = self.walk(guest);
-        F::present(found.entry).then(|| {
+        self.format.present(found.entry).then(|| {
             let size = level_size(found.level);
             Translation {
-                host: F::address(found.entry, size) | (guest & (size - 1)),
-                access: F::access(found.entry),
-                memory: F::memory_type(found.entry),
+                host: self.format.address(found.entry, size) | (guest & (size - 1)),
+                access: self.format.access(found.entry),
+                memory: self.format.memory_type(found.entry),
                 size: PageSize::from_level(found.level),
             }
         })
@@ -320,7 +318,7 @@ impl<'a, F: Format> Tables<'a, F> {
     /// Pool index of the table that a non-leaf entry points to.
     fn child(&self, entry: u64) -> u32 {
         // Wrapping: an address below the pool gives a huge index, which `entry` would refuse.
-        (F::address(entry, PAGE_SIZE).wrapping_sub(self.root()) / PAGE_SIZE) as u32
+        (self.format.address(entry, PAGE_SIZE).wrapping_sub(self.root()) / PAGE_SIZE) as u32
     }
 
     /// Walks as far as there are tables; the entry found is a leaf or not present.
@@ -332,7 +330,7 @@ impl<'a, F: Format> Tables<'a, F> {
             path[level as usize - 1] = table;
             let index = index(guest, level);
             let entry = self.entry(table, index).load(Ordering::Acquire);
-            if !F::present(entry) || level == 1 || F::is_large(entry) {
+            if !self.format.present(entry) || level == 1 || self.format.is_large(entry) {
                 return Found { path, level, index, entry };
             }
             table = self.child(entry);
@@ -347,12 +345,12 @@ impl<'a, F: Format> Tables<'a, F> {
         while at > level {
             let index = index(guest, at);
             let entry = self.entry(table, index).load(Ordering::Relaxed);
-            table = if !F::present(entry) {
+            table = if !self.format.present(entry) {
                 let new = self.allocate()?;
                 self.entry(table, index)
-                    .store(F::table(self.pool[new as usize].address()), Ordering::Release);
+                    .store(self.format.table(self.pool[new as usize].address()), Ordering::Release);
                 new
-            } else if F::is_large(entry) {
+            } else if self.format.is_large(entry) {
                 return Err(PagingError::AlreadyMapped(guest));
             } else {
                 self.child(entry)
@@ -362,7 +360,7 @@ impl<'a, F: Format> Tables<'a, F> {
         let index = index(guest, level);
         let entry = self.entry(table, index).load(Ordering::Relaxed);
         // A table where a large page should go: something below it is mapped.
-        if level > 1 && F::present(entry) && !F::is_large(entry) {
+        if level > 1 && self.format.present(entry) && !self.format.is_large(entry) {
             return Err(PagingError::AlreadyMapped(guest));
         }
         Ok((table, index))
@@ -376,13 +374,18 @@ impl<'a, F: Format> Tables<'a, F> {
         }
         let child = self.allocate()?;
         let step = level_size(found.level - 1);
-        let mut host = F::address(found.entry, size);
+        let mut host = self.format.address(found.entry, size);
         for entry in &self.pool[child as usize].0 {
-            let leaf = F::leaf(host, F::access(found.entry), F::memory_type(found.entry), found.level > 2);
+            let leaf = self.format.leaf(
+                host,
+                self.format.access(found.entry),
+                self.format.memory_type(found.entry),
+                found.level > 2,
+            );
             entry.store(leaf, Ordering::Relaxed);
             host += step;
         }
-        self.store(found, F::table(self.pool[child as usize].address()));
+        self.store(found, self.format.table(self.pool[child as usize].address()));
         Ok(true)
     }
 
@@ -392,7 +395,7 @@ impl<'a, F: Format> Tables<'a, F> {
         while level < ROOT_LEVEL {
             let table = found.path[level as usize - 1];
             let frame = &self.pool[table as usize];
-            if frame.0.iter().any(|entry| F::present(entry.load(Ordering::Relaxed))) {
+            if frame.0.iter().any(|entry| self.format.present(entry.load(Ordering::Relaxed))) {
                 return;
             }
             let parent = found.path[level as usize];

@@ -10,14 +10,14 @@ fn pool(frames: usize) -> Vec<Frame> {
     (0..frames).map(|_| Frame::new()).collect()
 }
 
-fn raw<F: Format>(tables: &Tables<'_, F>, guest: u64) -> u64 {
+fn raw(tables: &Tables<'_>, guest: u64) -> u64 {
     tables.walk(guest).entry
 }
 
 /// Everything a format must do alike.
-fn common<F: Format>() {
+fn common(format: Format) {
     let pool = pool(32);
-    let mut tables = Tables::<F>::new(&pool, PageSize::Size1G).unwrap();
+    let mut tables = Tables::new(&pool, PageSize::Size1G, format).unwrap();
     assert_eq!(tables.root(), core::ptr::from_ref(&pool[0]) as u64);
     assert_eq!(tables.translate(0), None);
 
@@ -84,7 +84,7 @@ fn common<F: Format>() {
 
     // What links a retired table is not a present entry.
     set_link(&pool[31], 0);
-    assert!(!F::present(pool[31].0[0].load(Ordering::Relaxed)));
+    assert!(!format.present(pool[31].0[0].load(Ordering::Relaxed)));
     assert_eq!(link(&pool[31]), 0);
     set_link(&pool[31], NIL);
     assert_eq!(link(&pool[31]), NIL);
@@ -92,18 +92,18 @@ fn common<F: Format>() {
 
 #[test]
 fn ept_maps_splits_and_unmaps() {
-    common::<Ept>();
+    common(Format::Ept);
 }
 
 #[test]
 fn npt_maps_splits_and_unmaps() {
-    common::<Npt>();
+    common(Format::Npt);
 }
 
 #[test]
 fn pages_are_as_large_as_both_addresses_allow() {
     let pool = pool(16);
-    let mut tables = Tables::<Npt>::new(&pool, PageSize::Size1G).unwrap();
+    let mut tables = Tables::new(&pool, PageSize::Size1G, Format::Npt).unwrap();
     // The host address is only 2 MiB-aligned.
     tables.map(0, 2 * MIB, GIB, RWX, MemoryType::WriteBack).unwrap();
     assert_eq!(tables.translate(0).unwrap().size, PageSize::Size2M);
@@ -111,16 +111,16 @@ fn pages_are_as_large_as_both_addresses_allow() {
     tables.map(GIB, 0x1000, 2 * MIB, RWX, MemoryType::WriteBack).unwrap();
     assert_eq!(tables.translate(GIB).unwrap().size, PageSize::Size4K);
 
-    let mut without = Tables::<Npt>::new(&pool, PageSize::Size2M).unwrap();
+    let mut without = Tables::new(&pool, PageSize::Size2M, Format::Npt).unwrap();
     without.map(0, 0, GIB, RWX, MemoryType::WriteBack).unwrap();
     assert_eq!(without.translate(0).unwrap().size, PageSize::Size2M);
 }
 
 #[test]
 fn the_end_of_the_pool_is_an_error() {
-    assert_eq!(Tables::<Ept>::new(&[], PageSize::Size4K).err(), Some(PagingError::OutOfFrames));
+    assert_eq!(Tables::new(&[], PageSize::Size4K, Format::Ept).err(), Some(PagingError::OutOfFrames));
     let pool = pool(3);
-    let mut tables = Tables::<Ept>::new(&pool, PageSize::Size1G).unwrap();
+    let mut tables = Tables::new(&pool, PageSize::Size1G, Format::Ept).unwrap();
     assert_eq!(tables.map(0, 0, 0x1000, RWX, MemoryType::WriteBack), Err(PagingError::OutOfFrames));
     // A 1 GiB page still fits; there is nothing to split it with.
     tables.map(GIB, GIB, GIB, RWX, MemoryType::WriteBack).unwrap();
@@ -130,7 +130,7 @@ fn the_end_of_the_pool_is_an_error() {
 #[test]
 fn ranges_are_checked() {
     let pool = pool(8);
-    let mut tables = Tables::<Npt>::new(&pool, PageSize::Size1G).unwrap();
+    let mut tables = Tables::new(&pool, PageSize::Size1G, Format::Npt).unwrap();
     let mut map = |guest, host, length| tables.map(guest, host, length, RWX, MemoryType::WriteBack);
     assert_eq!(map(1, 0, 0x1000), Err(PagingError::Misaligned));
     assert_eq!(map(0, 0x800, 0x1000), Err(PagingError::Misaligned));
@@ -154,14 +154,14 @@ fn ranges_are_checked() {
 #[test]
 fn entries_are_written_as_the_manuals_say() {
     let pool = pool(8);
-    let mut ept = Tables::<Ept>::new(&pool[..4], PageSize::Size1G).unwrap();
+    let mut ept = Tables::new(&pool[..4], PageSize::Size1G, Format::Ept).unwrap();
     ept.map(0, 0x1234_5000, 0x1000, Access::READ | Access::WRITE, MemoryType::WriteBack).unwrap();
     assert_eq!(raw(&ept, 0), 0x1234_5000 | 1 << 6 | 6 << 3 | 0b011);
     ept.map(2 * MIB, 0x4000_0000, 2 * MIB, RWX, MemoryType::Uncacheable).unwrap();
     assert_eq!(raw(&ept, 2 * MIB), 0x4000_0000 | 1 << 7 | 0b111);
     assert_eq!(pool[0].0[0].load(Ordering::Relaxed) & 0xfff, 0b111);
 
-    let mut npt = Tables::<Npt>::new(&pool[4..], PageSize::Size1G).unwrap();
+    let mut npt = Tables::new(&pool[4..], PageSize::Size1G, Format::Npt).unwrap();
     npt.map(0, 0x1234_5000, 0x1000, Access::READ | Access::WRITE, MemoryType::WriteBack).unwrap();
     assert_eq!(raw(&npt, 0), 1 << 63 | 0x1234_5000 | 0b111);
     npt.map(2 * MIB, 0x4000_0000, 2 * MIB, Access::READ | Access::EXECUTE, MemoryType::Uncacheable).unwrap();
