@@ -3,7 +3,7 @@
 use crate::console::Console;
 use crate::linux::{shell, start_with};
 use crate::report::Report;
-use crate::rig::limit;
+use crate::rig::{Running, limit};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -30,9 +30,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs the group.
 pub fn run(board: Board, report: &Report) -> Result<()> {
-    // Bochs is slow: one comparison has to do there.
-    let kinds: &[u32] = if board == Board::Bochs { &[1] } else { &[1, 2] };
-    for &processors in kinds {
+    for processors in [1, 2] {
         let name = format!("dmesg::as without Monovisor ({processors})");
         report.check(board, &name, || compare(board, processors));
     }
@@ -40,11 +38,22 @@ pub fn run(board: Board, report: &Report) -> Result<()> {
 }
 
 fn compare(board: Board, processors: u32) -> Result<()> {
-    let plain = without_monovisor(board, processors)?;
     let mut rig = start_with(board, &format!("dmesg-{processors}"), processors)?;
     rig.console.expect("guest: ready", limit(board, 180)).with_context(|| rig.tail())?;
     rig.console.expect("# ", limit(board, 10))?;
-    let ours = complaints(&shell(&mut rig, "dmesg -r")?)?;
+    let ours = said(&mut rig)?;
+    rig.quit()?;
+    as_without(board, Guest::Linux, processors, &ours)
+}
+
+/// The complaints of the kernel of a guest that has just started.
+pub fn said(rig: &mut Running) -> Result<Vec<String>> {
+    complaints(&shell(rig, "dmesg -r")?)
+}
+
+/// The same kernel has all of these complaints without Monovisor, too.
+pub fn as_without(board: Board, kernel: Guest, processors: u32, ours: &[String]) -> Result<()> {
+    let plain = without_monovisor(board, kernel, processors)?;
     let known: BTreeSet<String> = plain.iter().map(|line| normal(line)).collect();
     let fresh: Vec<&str> =
         ours.iter().filter(|line| !known.contains(&normal(line))).map(String::as_str).collect();
@@ -54,15 +63,16 @@ fn compare(board: Board, processors: u32) -> Result<()> {
         fresh.join("\n"),
         plain.join("\n")
     );
-    rig.quit()
+    Ok(())
 }
 
 /// The complaints of the same kernel where the emulator has nothing else in it.
-fn without_monovisor(board: Board, processors: u32) -> Result<Vec<String>> {
-    let name = format!("{}-dmesg-plain-{processors}", board.name());
+fn without_monovisor(board: Board, kernel: Guest, processors: u32) -> Result<Vec<String>> {
+    let kind = if kernel == Guest::LinuxGeneric { "generic" } else { "cloud" };
+    let name = format!("{}-{kind}-plain-{processors}", board.name());
     let directory = xtask::paths::cache("boot-tests")?.join(name);
     std::fs::create_dir_all(&directory)?;
-    let files = guest::files(Guest::Linux)?;
+    let files = guest::files(kernel)?;
     let (socket, mut command) = match board {
         Board::Bochs => bochs(&files, processors, &directory)?,
         _ => qemu(&files, processors, &directory)?,
@@ -70,7 +80,7 @@ fn without_monovisor(board: Board, processors: u32) -> Result<Vec<String>> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut emulator = Supervised::spawn(&mut command, "the emulator without Monovisor")?;
     let mut console = Console::new(socket.accept(START_LIMIT, || Ok(emulator.try_wait()?.is_none()))?)?;
-    console.expect("guest: ready", limit(board, 180))?;
+    console.expect("guest: ready", limit(board, 240))?;
     console.expect("# ", limit(board, 10))?;
     console.send("echo BE''GIN; dmesg -r; echo E''ND\n")?;
     console.expect("BEGIN", limit(board, 10))?;
