@@ -274,6 +274,8 @@ impl BochsPc<'_> {
                 format!("{com}: enabled=1, mode={mode}, dev={address}\n")
             })
             .collect();
+        // Without a sound card its ALSA driver takes the size of a buffer from memory that nobody has written, and may
+        // abort Bochs at the start: no sound.
         let configuration = format!(
             "cpu: model=corei7_skylake_x, count={processors}, ips=50000000, reset_on_triple_fault=0\n\
              memory: guest={memory}, host={memory}\n\
@@ -285,6 +287,7 @@ impl BochsPc<'_> {
              port_e9_hack: enabled=1\n\
              display_library: rfb, options=\"timeout=0\"\n\
              clock: sync=none\n\
+             sound: driver=dummy\n\
              log: {log}\n\
              panic: action=fatal\n",
             memory = self.memory_mib,
