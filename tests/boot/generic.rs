@@ -43,8 +43,7 @@ fn boot(board: Board, report: &Report, processors: u32) -> Result<()> {
         rig.expect_log("the guest has ended", limit(board, 20))
     });
     report.check(board, &name("quit"), || rig.quit());
-    // Bochs takes minutes for each boot: one kernel has to do there.
-    if processors <= 2 && board != Board::Bochs {
+    if processors <= 2 {
         report.check(board, &name("complaints as without Monovisor"), || {
             dmesg::as_without(board, Guest::LinuxGeneric, processors, &ours?)
         });

@@ -176,19 +176,21 @@ fn inflate(rig: &mut Running, client: &mut Client, bytes: i64) -> Result<()> {
 
 fn balloon(rig: &mut Running) -> Result<()> {
     let mut client = rig.qmp()?;
+    // Bochs takes minutes for what QEMU does in seconds, and has less to do: 16 mappings of 2 MiB go and come back there, too.
+    let (taken, written) = if rig.board == Board::Bochs { (32, 24) } else { (128, 90) };
     let all = kib(rig, "MemTotal")?;
-    inflate(rig, &mut client, 128 * MIB)?;
+    inflate(rig, &mut client, (256 - taken) * MIB)?;
     let event = client.wait_event("BALLOON_CHANGE", limit(rig.board, 5))?;
     ensure!(event["data"]["actual"].as_i64().is_some_and(|actual| actual < 256 * MIB), "{event}");
     let few = kib(rig, "MemTotal")?;
-    ensure!((all - few) == 128 * 1024, "{all} KiB have become {few}");
+    ensure!((all - few) == taken * 1024, "{all} KiB have become {few}");
     inflate(rig, &mut client, 256 * MIB)?;
     ensure!(kib(rig, "MemTotal")? == all, "not all came back");
-    // All of it is used again: half of RAM is as much as a file there can have.
-    rig.console.send(
-        "dd if=/dev/zero of=/tmp/zeros bs=1M count=90 2>/dev/null; echo ZE''ROS $(wc -c < /tmp/zeros)\n",
-    )?;
-    rig.console.expect(&format!("ZEROS {}", 90 * MIB), limit(rig.board, 90))?;
+    // It is used again: half of RAM is as much as a file there can have.
+    rig.console.send(&format!(
+        "dd if=/dev/zero of=/tmp/zeros bs=1M count={written} 2>/dev/null; echo ZE''ROS $(wc -c < /tmp/zeros)\n",
+    ))?;
+    rig.console.expect(&format!("ZEROS {}", written * MIB), limit(rig.board, 90))?;
     let others = shell(rig, "tail -c 1000000 /tmp/zeros | tr -d '\\0' | wc -c; rm /tmp/zeros")?;
     ensure!(others == "0", "{others:?} bytes are not 0");
     Ok(())
