@@ -363,7 +363,8 @@ fn prepare(
         features,
     };
     let allowed = features::allowed(&features, &host_cpuid);
-    let settings = Settings { root: tables.root(), allowed, posted: !options.cpu.no_posted };
+    let (posted, avic) = (!options.cpu.no_posted, !options.cpu.no_avic);
+    let settings = Settings { root: tables.root(), allowed, posted, avic };
     let parts = Parts { cpuid: context, allowed, intel };
     Ok(Prepared { tables, ram, clock, plan: Plan { settings, parts } })
 }

@@ -6,6 +6,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod apic_page;
 pub mod event;
 pub mod exit;
 pub mod layout;
@@ -13,12 +14,13 @@ pub mod memory;
 pub mod posted;
 pub mod state;
 
+pub use apic_page::ApicPage;
 pub use event::{Event, EventKind, vector};
 pub use exit::{
     EntryFailure, Exit, InstructionBytes, IoExit, MemoryAccess, MemoryExit, StringIo, TaskSource, TaskSwitch,
 };
 pub use memory::{GuestMemory, MemoryError};
-pub use posted::PostedInterrupts;
+pub use posted::{Inbox, PostedInterrupts};
 pub use state::{
     Control, CpuMode, DescriptorTable, Gpr, Segment, SegmentName, Vcpu, VcpuState, VectorRegister,
     VirtualInterrupts,

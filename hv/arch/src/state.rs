@@ -2,7 +2,7 @@
 
 use crate::event::Event;
 use crate::exit::Exit;
-use crate::posted::PostedInterrupts;
+use crate::posted::Inbox;
 
 /// General-purpose registers in the order of their encoding in ModRM (SDM vol. 2, table 2-2 with REX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -377,7 +377,7 @@ pub trait Vcpu: VcpuState {
     }
 
     /// Where others can post interrupts for this processor, while it delivers them by itself.
-    fn posted(&self) -> Option<&'static PostedInterrupts> {
+    fn inbox(&self) -> Option<Inbox> {
         None
     }
 

@@ -15,8 +15,10 @@ pub struct Settings {
     pub root: u64,
     /// Control bits and instructions that the guest's CPU model has.
     pub allowed: Allowed,
-    /// Let the processor take posted interrupts without an exit, where it can.
+    /// Let the processor take posted interrupts without an exit, where it can (VMX).
     pub posted: bool,
+    /// Have the processor deliver interrupts by AVIC, where it can (SVM).
+    pub avic: bool,
 }
 
 /// Why a processor cannot run guests, in plain words.
@@ -88,7 +90,8 @@ impl Processor for Svm {
 
     unsafe fn new(memory: &'static mut SvmMemory, settings: &Settings) -> Result<Self, ProcessorError> {
         // SAFETY: the caller's promise is the same.
-        unsafe { Self::new(memory, settings.root, &settings.allowed) }.map_err(ProcessorError::Svm)
+        unsafe { Self::new(memory, settings.root, &settings.allowed, settings.avic) }
+            .map_err(ProcessorError::Svm)
     }
 
     fn disable(self) {
@@ -144,7 +147,7 @@ impl Processor for Vmx {
     unsafe fn new(memory: &'static mut VmxMemory, settings: &Settings) -> Result<Self, ProcessorError> {
         /// One virtual processor on a physical one: any tag but 0 will do.
         const VPID: u16 = 1;
-        let Settings { root: ept_root, allowed, posted } = *settings;
+        let Settings { root: ept_root, allowed, posted, .. } = *settings;
         let settings = vmx::Settings { ept_root, vpid: VPID, allowed, posted };
         // SAFETY: the caller's promise; there is one value for a processor, so VMX is off.
         let root = unsafe { vmx::Root::enable(&mut memory.region) }.map_err(ProcessorError::Vmx)?;

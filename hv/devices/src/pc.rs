@@ -22,7 +22,7 @@ use monovisor_arch::layout::{
     PCI_CONFIG, PM_TIMER, PM1A_CONTROL, PM1A_EVENT, RESET_REGISTER, RTC_IRQ, RTC_PORT, SCI_IRQ,
     SLEEP_TYPE_S5, SMI_COMMAND,
 };
-use monovisor_arch::{PostedInterrupts, VirtualInterrupts};
+use monovisor_arch::{Inbox, VirtualInterrupts};
 
 mod firmware;
 mod input;
@@ -358,7 +358,7 @@ impl Pc {
     }
 
     /// Gives the interrupts of `vcpu`'s local APIC to a processor that delivers them by itself.
-    pub fn hand_over(&mut self, vcpu: usize, posted: Option<&'static PostedInterrupts>) -> VirtualInterrupts {
+    pub fn hand_over(&mut self, vcpu: usize, posted: Option<Inbox>) -> VirtualInterrupts {
         self.apics.get_mut(vcpu).map_or(VirtualInterrupts::default(), |apic| apic.hand_over(posted))
     }
 

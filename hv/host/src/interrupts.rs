@@ -6,10 +6,11 @@
 //! ISA interrupts come through the I/O APIC that the MADT names, or, without one, through the 8259 pair and LINT0.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
 use spin::Mutex;
+use x86_64::registers::model_specific::Msr;
 
 use crate::acpi::{IoApic, Madt};
 use crate::cpu::MAX_CPUS;
@@ -62,6 +63,8 @@ impl Sources {
 
 /// Local APIC identifier of each processor.
 static APIC_IDS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+/// See [`notify_by_doorbell`].
+static DOORBELL: AtomicBool = AtomicBool::new(false);
 static PENDING: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
 static SPURIOUS_COUNT: AtomicU64 = AtomicU64::new(0);
 
@@ -188,7 +191,27 @@ pub fn kick(index: usize) {
 
 /// Tells another processor of an interrupt posted for its guest: the same, unless the processor deals with that by itself.
 pub fn notify(index: usize) {
-    send(index, NOTIFICATION);
+    if DOORBELL.load(Ordering::Relaxed) {
+        ring(index);
+    } else {
+        send(index, NOTIFICATION);
+    }
+}
+
+/// Processors are notified by AVIC's doorbell from now on: all of them have it.
+pub fn notify_by_doorbell() {
+    DOORBELL.store(true, Ordering::Relaxed);
+}
+
+/// A processor that runs its guest looks for interrupts in the page of its APIC's registers; any other does so when it enters
+/// (APM vol. 2, 15.29.2.4).
+#[cold]
+fn ring(index: usize) {
+    const AVIC_DOORBELL: u32 = 0xc001_011b;
+    if let Some(id) = APIC_IDS.get(index) {
+        // SAFETY: the caller of `notify_by_doorbell` has found AVIC, and so this MSR, which takes a physical APIC ID.
+        unsafe { Msr::new(AVIC_DOORBELL).write(id.load(Ordering::Relaxed).into()) };
+    }
 }
 
 fn send(index: usize, vector: u8) {

@@ -25,7 +25,7 @@ fn a_whole_line() {
         "-m 256 -smp 2 -kernel vmlinuz -initrd /initrd.img -append \"console=ttyS0 quiet\" -name vm1 \
          -uuid 6ba7b810-9dad-11d1-80b4-00C04FD430C8 -S -no-reboot --no-shutdown \
          -serial com1:921600,baudbase=921600 -qmp com3 \
-         -cpu base,+x2apic,-pcid,x-posted=off,avx=off -device isa-debug-exit,iobase=0xf4,iosize=4",
+         -cpu base,+x2apic,-pcid,x-posted=off,x-avic=off,avx=off -device isa-debug-exit,iobase=0xf4,iosize=4",
         |options| {
             assert_eq!(options.errors.first(), None);
             assert_eq!((options.memory, options.cpus), (256 << 20, 2));
@@ -41,7 +41,10 @@ fn a_whole_line() {
                 [fast, SerialOption::default(), SerialOption::default(), SerialOption::default()]
             );
             assert_eq!(options.qmp, [false, false, true, false]);
-            assert_eq!((options.cpu.base, options.cpu.no_posted), (CpuBase::Base, true));
+            assert_eq!(
+                (options.cpu.base, options.cpu.no_posted, options.cpu.no_avic),
+                (CpuBase::Base, true, true)
+            );
             assert_eq!(options.cpu.features[..], [("x2apic", true), ("pcid", false), ("avx", false)]);
             let exit = options.devices().next().unwrap();
             assert_eq!((exit.driver(), exit.unsigned("iobase", 16)), ("isa-debug-exit", Ok(Some(0xf4))));

@@ -446,7 +446,7 @@ impl<V: Vcpu + ?Sized> Machine<V> {
             }
         }
         // A processor that is about to halt is called for each, so that it looks.
-        let posted = if self.activity == Activity::Running { self.vcpu.posted() } else { None };
+        let posted = if self.activity == Activity::Running { self.vcpu.inbox() } else { None };
         self.vcpu.give_interrupts(&devices.pc.hand_over(self.index, posted));
         self.handed_over = true;
     }

@@ -415,7 +415,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use monovisor_arch::PostedInterrupts;
+    use monovisor_arch::{Inbox, PostedInterrupts};
     use monovisor_devices::PcConfig;
 
     /// x2APIC registers.
@@ -469,7 +469,7 @@ mod tests {
     fn who_is_posted_to_is_not_called() {
         static POSTED: PostedInterrupts = PostedInterrupts::new();
         let shared = shared(3);
-        shared.with(1, |devices| devices.pc.hand_over(1, Some(&POSTED)));
+        shared.with(1, |devices| devices.pc.hand_over(1, Some(Inbox::Descriptor(&POSTED))));
         // To the others, and to itself.
         for (from, icr) in [(0, 3 << 18 | 0x40), (1, 1 << 18 | 0x41)] {
             send(&shared, from, icr);

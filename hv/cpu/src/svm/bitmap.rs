@@ -43,6 +43,23 @@ impl MsrPermissions {
         self.0[byte] &= !(0b11 << shift);
         true
     }
+
+    /// Lets the guest write an MSR without an exit, or not; reading it exits as before.
+    pub fn open_write(&mut self, msr: u32, open: bool) {
+        if let Some((byte, shift)) = position(msr)
+            && let Some(byte) = self.0.get_mut(byte)
+        {
+            let bit = 0b10 << shift;
+            *byte = if open { *byte & !bit } else { *byte | bit };
+        }
+    }
+}
+
+#[cfg(test)]
+impl MsrPermissions {
+    pub fn exits_on_write(&self, msr: u32) -> bool {
+        position(msr).is_none_or(|(byte, shift)| self.0[byte] & 0b10 << shift != 0)
+    }
 }
 
 /// Byte in the map and bit of the read permission; the write permission is the next bit.
@@ -70,6 +87,17 @@ mod tests {
         map.open(0x3f9);
         assert_eq!((map.0[0], map.0[8191], map.0[8192], map.0[0x7f]), (0xfe, 0x7f, 0xff, 0xfd));
         assert_eq!(map.0.iter().map(|byte| byte.count_zeros()).sum::<u32>(), 3);
+    }
+
+    #[test]
+    fn a_write_is_opened_and_closed_alone() {
+        let mut map = Box::new(MsrPermissions::new());
+        map.intercept_all();
+        map.open_write(0x80b, true);
+        assert_eq!(map.0[0x80b / 4], !(2 << 6));
+        map.open_write(0x80b, false);
+        map.open_write(0x4000_0000, true);
+        assert!(map.0.iter().all(|byte| *byte == 0xff));
     }
 
     #[test]

@@ -157,6 +157,7 @@ impl Svm {
                 self.arm_virtual_interrupt(false);
             }
             exit::CR4_WRITE | exit::CR8_WRITE => self.begin_step(),
+            exit::APIC => return Some(self.apic_exit()),
             _ => return self.refused(code),
         }
         None

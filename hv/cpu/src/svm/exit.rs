@@ -37,6 +37,8 @@ pub const RDPRU: u64 = 0x8e;
 pub const RDTSCP: u64 = 0x87;
 pub const INVPCID: u64 = 0xa2;
 pub const NPF: u64 = 0x400;
+/// AVIC_NOACCEL: the guest did with its local APIC what AVIC leaves to the host.
+pub const APIC: u64 = 0x402;
 /// VMEXIT_INVALID, -1.
 pub const INVALID: u64 = !0;
 /// The same as processors write it that know only 32 bits of exit code.

@@ -41,6 +41,8 @@ pub struct Features {
     pub flush_by_asid: bool,
     /// Decode assists: instruction bytes and the segment of OUTS (EDX bit 7).
     pub decode_assists: bool,
+    /// AVIC, and AVIC for guests in x2APIC mode (EDX bits 13 and 18).
+    pub x2avic: bool,
     /// Virtual NMIs (EDX bit 25).
     pub virtual_nmi: bool,
     /// RDTSCP and with it the MSR TSC_AUX (CPUID 8000_0001 EDX bit 27).
@@ -89,6 +91,7 @@ impl Features {
             clean_bits: bit(features, 5),
             flush_by_asid: bit(features, 6),
             decode_assists: bit(features, 7),
+            x2avic: bit(features, 13) && bit(features, 18),
             virtual_nmi: bit(features, 25),
             tsc_aux: bit(extended_edx, 27),
             invpcid: false,
@@ -176,6 +179,9 @@ mod tests {
         // Zen 3.
         let zen = Features::decode(1 << 2, 1 << 27 | 1 << 26, 48, 0x8000, 0x1ebf_bcff);
         assert!(zen.lock && zen.next_rip && zen.clean_bits && zen.flush_by_asid && zen.decode_assists);
+        // AVIC alone is for guests in xAPIC mode.
+        let avic = |features| Features::decode(1 << 2, 0, 48, 0x8000, features).x2avic;
+        assert!(avic(1 << 18 | 1 << 13) && !avic(1 << 13) && !avic(1 << 18));
         assert!(!Features::decode(0, 0, 36, 0, 0).svm);
     }
 }

@@ -17,6 +17,7 @@
 //! - An INIT that arrives in guest mode exits, but then stays pending and hits the host as soon as GIF is set (APM
 //!   vol. 2, 15.21.8), unless VM_CR.R_INIT turns it into #SX. Nothing sends INITs to a running processor today.
 
+mod avic;
 mod bitmap;
 mod check;
 mod events;
@@ -32,8 +33,8 @@ mod window;
 
 use core::arch::asm;
 
-use monovisor_arch::{Event, Vcpu, vector};
-use monovisor_host::apic;
+use monovisor_arch::{ApicPage, Event, Vcpu, vector};
+use monovisor_host::{apic, interrupts};
 
 pub use features::Features;
 
@@ -80,9 +81,18 @@ impl core::fmt::Display for SvmError {
 #[repr(C, align(4096))]
 struct Page([u8; 4096]);
 
-/// All memory of one virtual processor: 36 KiB and the extended state. Lies at an address that is its physical address.
+/// All memory of one virtual processor: 44 KiB and the extended state. Lies at an address that is its physical address.
 #[repr(C, align(4096))]
 pub struct SvmMemory {
+    own: Memory,
+    apic: ApicPage,
+    /// AVIC's tables of APIC IDs: no entry of them is valid.
+    ids: Page,
+}
+
+/// The part of it that only this processor looks at.
+#[repr(C, align(4096))]
+struct Memory {
     vmcb: Vmcb,
     /// What VMSAVE keeps of the host.
     host: Vmcb,
@@ -97,7 +107,7 @@ pub struct SvmMemory {
 impl SvmMemory {
     /// Zeroed, for a `static`.
     pub const fn new() -> Self {
-        Self {
+        let own = Memory {
             vmcb: Vmcb::new(),
             host: Vmcb::new(),
             host_save: Page([0; 4096]),
@@ -105,7 +115,8 @@ impl SvmMemory {
             msrs: MsrPermissions::new(),
             xstate: XState::new(),
             context: Context { registers: [0; 16], guest: 0, host: 0, xstate: 0, barriers: Barriers::NONE },
-        }
+        };
+        Self { own, apic: ApicPage::new(), ids: Page([0; 4096]) }
     }
 }
 
@@ -179,7 +190,10 @@ const INFO_VALID: u64 = 1 << 31;
 
 /// One virtual processor on SVM.
 pub struct Svm {
-    memory: &'static mut SvmMemory,
+    memory: &'static mut Memory,
+    /// What AVIC works on.
+    apic: &'static ApicPage,
+    ids: &'static Page,
     features: Features,
     allowed: Allowed,
     queue: EventQueue,
@@ -191,6 +205,10 @@ pub struct Svm {
     nmi_window: bool,
     tpr_threshold: u8,
     step: Option<Step>,
+    /// The processor delivers interrupts by itself, unless something is in the way.
+    virtual_delivery: bool,
+    /// AVIC is on.
+    avic: bool,
     /// RIP and RSP where an entry, or an instruction, was refused without a rule that says why.
     unexplained: Option<(u64, u64)>,
     /// Drop the guest's translations at the next entry.
@@ -215,9 +233,11 @@ impl Svm {
         memory: &'static mut SvmMemory,
         root: u64,
         allowed: &Allowed,
+        avic: bool,
     ) -> Result<Self, SvmError> {
-        let features = Features::read();
-        features::enable(&features, core::ptr::from_ref(&memory.host_save) as u64)?;
+        let mut features = Features::read();
+        features.x2avic &= avic;
+        features::enable(&features, core::ptr::from_ref(&memory.own.host_save) as u64)?;
         let mut svm = Self::assemble(memory, features, allowed);
         // SAFETY: CPL 0 by the caller, and these MSRs are nobody else's.
         svm.memory.context.barriers = unsafe { Barriers::begin(allowed) };
@@ -226,14 +246,20 @@ impl Svm {
         if features.injects_twice {
             apic::park();
         }
+        if features.x2avic {
+            interrupts::notify_by_doorbell();
+        }
         svm.reset();
         Ok(svm)
     }
 
     /// All but what needs the hardware.
     fn assemble(memory: &'static mut SvmMemory, features: Features, allowed: &Allowed) -> Self {
+        let SvmMemory { own: memory, apic, ids } = memory;
         Self {
             memory,
+            apic,
+            ids,
             features,
             allowed: *allowed,
             queue: EventQueue::new(),
@@ -243,6 +269,8 @@ impl Svm {
             nmi_window: false,
             tpr_threshold: 0,
             step: None,
+            virtual_delivery: false,
+            avic: false,
             unexplained: None,
             flush: false,
             touched: false,
@@ -269,10 +297,12 @@ impl Svm {
         &mut self.memory.vmcb.control
     }
 
-    /// What is always set in the interrupt control field: without V_INTR_MASKING the guest's IF would keep the host's
+    /// What is to be set in the interrupt control field: without V_INTR_MASKING the guest's IF would keep the host's
     /// interrupts out.
     fn interrupt_basis(&self) -> u64 {
-        interrupt::MASKING | if self.features.virtual_nmi { interrupt::NMI_ENABLE } else { 0 }
+        interrupt::MASKING
+            | if self.features.virtual_nmi { interrupt::NMI_ENABLE } else { 0 }
+            | if self.avic { interrupt::X2AVIC } else { 0 }
     }
 
     /// Marks state that has been set from outside.
@@ -335,6 +365,7 @@ impl Svm {
         memory.context.guest = &raw mut memory.vmcb as u64;
         memory.context.host = &raw mut memory.host as u64;
         memory.context.xstate = &raw mut memory.xstate as u64;
+        self.set_up_avic();
     }
 
     /// Turns XSAVE on and keeps the host's half of what VMLOAD and VMSAVE switch.

@@ -2,7 +2,8 @@
 
 use monovisor_arch::state::bits::*;
 use monovisor_arch::{
-    Control, EntryFailure, Event, EventKind, Exit, Segment, SegmentName, Vcpu, VcpuState, vector,
+    Control, EntryFailure, Event, EventKind, Exit, Inbox, Segment, SegmentName, Vcpu, VcpuState,
+    VirtualInterrupts, apic_page::register, vector,
 };
 
 use super::vmcb::{clean, intercept, interrupt};
@@ -19,6 +20,7 @@ fn features() -> Features {
         clean_bits: true,
         flush_by_asid: false,
         decode_assists: false,
+        x2avic: false,
         virtual_nmi: false,
         tsc_aux: false,
         invpcid: true,
@@ -345,4 +347,88 @@ fn svme_is_set_inside_and_clear_outside() {
     assert!(svm.save().efer & EFER_SVME != 0);
     assert_eq!(svm.guest_msr(0x10), None);
     assert!(!svm.set_guest_msr(0x10, 0));
+}
+
+/// The bits of AVIC in the VMCB, and whether the guest's write of EOI exits.
+fn avic(svm: &Svm) -> (u64, bool) {
+    let map = svm.memory.msrs.exits_on_write(0x80b);
+    (svm.memory.vmcb.control.interrupt_control & interrupt::X2AVIC, map)
+}
+
+const AVIC_ON: (u64, bool) = (interrupt::X2AVIC, false);
+const AVIC_OFF: (u64, bool) = (0, true);
+
+#[test]
+fn avic_is_for_processors_that_have_it() {
+    let mut svm = vcpu(features());
+    assert!(!svm.set_virtual_delivery(true) && svm.inbox().is_none());
+    assert_eq!(avic(&svm), AVIC_OFF);
+}
+
+#[test]
+fn avic_gives_way_to_windows_and_steps() {
+    let mut svm = vcpu(Features { x2avic: true, ..features() });
+    assert_eq!(avic(&svm), AVIC_OFF);
+    assert!(svm.set_virtual_delivery(true) && svm.inbox().is_some());
+    assert_eq!(avic(&svm), AVIC_ON);
+    let control = &svm.memory.vmcb.control;
+    assert_eq!(control.clean, 0);
+    assert_eq!(control.apic_page, core::ptr::from_ref(svm.apic) as u64);
+    assert_eq!((control.apic_base, control.physical_ids & 0xfff), (0xfee0_0000, 0));
+    svm.set_interrupt_window(true);
+    assert_eq!(avic(&svm), AVIC_OFF);
+    svm.set_interrupt_window(false);
+    assert_eq!(avic(&svm), AVIC_ON);
+    svm.set_nmi_window(true);
+    assert_eq!(avic(&svm), AVIC_OFF);
+    svm.set_nmi_window(false);
+    // With our TF in RFLAGS nothing is to be delivered.
+    svm.begin_step();
+    assert_eq!(avic(&svm), AVIC_OFF);
+    svm.memory.vmcb.control.exit_code = exit::EXCEPTION_DB;
+    let step = svm.step.take().unwrap();
+    assert_eq!(svm.end_step(step), None);
+    assert_eq!(avic(&svm), AVIC_ON);
+    svm.forget_events();
+    assert_eq!((avic(&svm), svm.virtual_delivery), (AVIC_OFF, false));
+    svm.set_virtual_delivery(true);
+    svm.set_virtual_delivery(false);
+    assert_eq!(avic(&svm), AVIC_OFF);
+}
+
+#[test]
+fn avic_keeps_its_bits_when_a_refused_block_is_overwritten() {
+    let mut svm = vcpu(Features { x2avic: true, ..features() });
+    svm.set_virtual_delivery(true);
+    svm.control_mut().interrupt_control = 0;
+    assert!(svm.refused(exit::INVALID).is_some());
+    assert_eq!(avic(&svm), AVIC_ON);
+}
+
+#[test]
+fn avic_works_on_its_page() {
+    let mut svm = vcpu(Features { x2avic: true, ..features() });
+    svm.set_virtual_delivery(true);
+    svm.set_tpr(0x35);
+    let mut given = VirtualInterrupts::default();
+    given.requests[2] = 1 << 1 | 1;
+    given.in_service[4] = 1 << 5;
+    given.told[4] = 1 << 5;
+    svm.give_interrupts(&given);
+    // The processor and another one at work: 0x41 is delivered, 0x61 comes.
+    let Some(Inbox::Page(page)) = svm.inbox() else { panic!("no page") };
+    assert!(Inbox::Page(page).post(0x61));
+    page.swap(register::ISR, &[0, 0, 2, 0, 1 << 5, 0, 0, 0]);
+    // The end of 0x85, which is level-triggered: left to us.
+    let control = svm.control_mut();
+    control.exit_info_1 = 1 << 32 | 0xb0;
+    control.exit_info_2 = 0x85;
+    assert_eq!(svm.internal_exit(exit::APIC), Some(Exit::EndOfInterrupt(0x85)));
+    let left = svm.take_interrupts();
+    assert_eq!((left.requests, left.in_service), ([0, 0, 3, 2, 0, 0, 0, 0], [0, 0, 2, 0, 0, 0, 0, 0]));
+    assert_eq!(svm.take_interrupts(), VirtualInterrupts::default());
+    // Nothing else is expected of it.
+    let control = svm.control_mut();
+    (control.exit_code, control.exit_info_1) = (exit::APIC, 1 << 32 | 0x300);
+    assert_eq!(svm.internal_exit(exit::APIC), Some(Exit::Unexpected(exit::APIC)));
 }

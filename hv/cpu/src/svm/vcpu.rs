@@ -4,7 +4,8 @@ use core::arch::asm;
 
 use monovisor_arch::state::bits::*;
 use monovisor_arch::{
-    Control, DescriptorTable, Event, EventKind, Exit, Gpr, Segment, SegmentName, Vcpu, VcpuState, vector,
+    Control, DescriptorTable, Event, EventKind, Exit, Gpr, Inbox, Segment, SegmentName, Vcpu, VcpuState,
+    VirtualInterrupts, apic_page::register, vector,
 };
 use monovisor_host::apic;
 use x86_64::registers::model_specific::Msr;
@@ -62,6 +63,7 @@ impl Vcpu for Svm {
                 | exit::EXCEPTION_AC
                 | exit::IRET
                 | exit::VINTR
+                | exit::APIC
                 | exit::INVALID
                 | exit::INVALID_LOW) => {
                     if let Some(exit) = self.internal_exit(code) {
@@ -134,13 +136,15 @@ impl Vcpu for Svm {
     }
 
     fn tpr(&self) -> u8 {
-        (self.memory.vmcb.control.interrupt_control as u8 & 0xf) << 4
+        self.task_priority()
     }
 
     fn set_tpr(&mut self, value: u8) {
         let control = self.control_mut();
         control.interrupt_control = (control.interrupt_control & !interrupt::TPR) | u64::from(value >> 4);
         control.clean &= !clean::INTERRUPT;
+        // AVIC has both follow the guest's writes, and neither the other one at an entry.
+        self.apic.write(register::TPR, u32::from(value & 0xf0));
     }
 
     fn set_tpr_threshold(&mut self, class: u8) {
@@ -148,6 +152,24 @@ impl Vcpu for Svm {
             self.tpr_threshold = class;
             self.update_virtual_interrupt();
         }
+    }
+
+    fn set_virtual_delivery(&mut self, on: bool) -> bool {
+        self.virtual_delivery = on && self.features.x2avic;
+        self.update_virtual_interrupt();
+        self.virtual_delivery
+    }
+
+    fn give_interrupts(&mut self, interrupts: &VirtualInterrupts) {
+        self.give(interrupts);
+    }
+
+    fn take_interrupts(&mut self) -> VirtualInterrupts {
+        self.take()
+    }
+
+    fn inbox(&self) -> Option<Inbox> {
+        self.virtual_delivery.then_some(Inbox::Page(self.apic))
     }
 
     fn guest_msr(&self, index: u32) -> Option<u64> {
@@ -280,10 +302,13 @@ impl Vcpu for Svm {
 }
 
 impl Svm {
-    /// To the reset vector, with `caching` in CR0.
-    fn start_over(&mut self, caching: u64) {
-        const DR6_RESET: u64 = 0xffff_0ff0;
-        const DR7_RESET: u64 = 0x400;
+    /// V_TPR: the guest's CR8.
+    pub(super) fn task_priority(&self) -> u8 {
+        (self.memory.vmcb.control.interrupt_control as u8 & 0xf) << 4
+    }
+
+    /// No event waits, none is blocked, and no window is wanted.
+    pub(super) fn forget_events(&mut self) {
         self.queue.clear();
         self.software = None;
         self.nmi = NmiState::Open;
@@ -292,10 +317,20 @@ impl Svm {
         self.tpr_threshold = 0;
         self.step = None;
         self.unexplained = None;
+        self.virtual_delivery = false;
+        self.update_virtual_interrupt();
+        self.take();
+        self.apic.write(register::TPR, 0);
         let basis = self.interrupt_basis();
         self.control_mut().interrupt_control = basis;
-        self.update_virtual_interrupt();
         self.set_intercept(intercept::IRET, false);
+    }
+
+    /// To the reset vector, with `caching` in CR0.
+    fn start_over(&mut self, caching: u64) {
+        const DR6_RESET: u64 = 0xffff_0ff0;
+        const DR7_RESET: u64 = 0x400;
+        self.forget_events();
         let control = self.control_mut();
         control.interrupt_shadow = 0;
         control.event_injection = 0;

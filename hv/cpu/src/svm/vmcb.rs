@@ -35,7 +35,9 @@ pub struct ControlArea {
     pub exit_info_2: u64,
     pub exit_interrupt_info: u64,
     pub nested_control: u64,
-    _reserved_98: [u8; 0x10],
+    /// AVIC APIC_BAR.
+    pub apic_base: u64,
+    _reserved_a0: u64,
     pub event_injection: u64,
     pub nested_cr3: u64,
     pub virtualization_extensions: u64,
@@ -44,7 +46,13 @@ pub struct ControlArea {
     pub next_rip: u64,
     pub instruction_length: u8,
     pub instruction: [u8; 15],
-    _reserved_e0: [u8; 0x320],
+    /// vAPIC backing page.
+    pub apic_page: u64,
+    _reserved_e8: u64,
+    /// AVIC's tables of logical and of physical APIC IDs; the largest index of the latter in bits 8:0.
+    pub logical_ids: u64,
+    pub physical_ids: u64,
+    _reserved_100: [u8; 0x300],
 }
 
 /// State save area (APM vol. 2, table B-2).
@@ -139,7 +147,8 @@ impl ControlArea {
             exit_info_2: 0,
             exit_interrupt_info: 0,
             nested_control: 0,
-            _reserved_98: [0; 0x10],
+            apic_base: 0,
+            _reserved_a0: 0,
             event_injection: 0,
             nested_cr3: 0,
             virtualization_extensions: 0,
@@ -148,7 +157,11 @@ impl ControlArea {
             next_rip: 0,
             instruction_length: 0,
             instruction: [0; 15],
-            _reserved_e0: [0; 0x320],
+            apic_page: 0,
+            _reserved_e8: 0,
+            logical_ids: 0,
+            physical_ids: 0,
+            _reserved_100: [0; 0x300],
         }
     }
 }
@@ -214,8 +227,9 @@ layout!(ControlArea:
     cr_intercepts = 0x00, dr_intercepts = 0x04, exception_intercepts = 0x08, intercepts = 0x0c, intercepts_2 = 0x10,
     intercepts_3 = 0x14, iopm_base = 0x40, msrpm_base = 0x48, tsc_offset = 0x50, asid = 0x58, tlb_control = 0x5c,
     interrupt_control = 0x60, interrupt_shadow = 0x68, exit_code = 0x70, exit_info_1 = 0x78, exit_info_2 = 0x80,
-    exit_interrupt_info = 0x88, nested_control = 0x90, event_injection = 0xa8, nested_cr3 = 0xb0,
+    exit_interrupt_info = 0x88, nested_control = 0x90, apic_base = 0x98, event_injection = 0xa8, nested_cr3 = 0xb0,
     virtualization_extensions = 0xb8, clean = 0xc0, next_rip = 0xc8, instruction_length = 0xd0, instruction = 0xd1,
+    apic_page = 0xe0, logical_ids = 0xf0, physical_ids = 0xf8,
 );
 layout!(SaveArea:
     es = 0x000, cs = 0x010, ss = 0x020, ds = 0x030, fs = 0x040, gs = 0x050, gdtr = 0x060, ldtr = 0x070, idtr = 0x080,
@@ -285,6 +299,8 @@ pub mod interrupt {
     pub const MASKING: u64 = 1 << 24;
     /// V_NMI_ENABLE.
     pub const NMI_ENABLE: u64 = 1 << 26;
+    /// AVIC, for a guest in x2APIC mode: V_IRQ and what goes with it are ignored, V_TPR is not.
+    pub const X2AVIC: u64 = 1 << 31 | 1 << 30;
 }
 
 /// Bits of `clean` (APM vol. 2, 15.15.3): set = unchanged since the last #VMEXIT.
@@ -307,6 +323,6 @@ pub mod clean {
     pub const SEGMENTS: u32 = 1 << 8;
     /// CR2.
     pub const CR2: u32 = 1 << 9;
-    /// Every bit defined here or reserved for what is not used (IOPM and MSRPM bases, LBR, AVIC, CET).
+    /// Every bit defined here or reserved for what is not used (IOPM and MSRPM bases, LBR, AVIC's addresses, CET).
     pub const ALL: u32 = 0x1fff;
 }

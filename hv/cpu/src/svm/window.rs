@@ -142,5 +142,6 @@ impl Svm {
             control.clean &= !clean::INTERRUPT;
         }
         self.set_intercept(intercept::VINTR, on);
+        self.update_avic(on);
     }
 }

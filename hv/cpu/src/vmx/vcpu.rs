@@ -2,8 +2,8 @@
 
 use monovisor_arch::state::bits::{CR0_CD, CR0_NW, CR0_PE, RFLAGS_IF};
 use monovisor_arch::{
-    EntryFailure, Event, EventKind, Exit, PostedInterrupts, Segment, SegmentName, TaskSource, TaskSwitch,
-    Vcpu, VcpuState, VirtualInterrupts, vector,
+    EntryFailure, Event, EventKind, Exit, Inbox, Segment, SegmentName, TaskSource, TaskSwitch, Vcpu,
+    VcpuState, VirtualInterrupts, vector,
 };
 use monovisor_host::interrupts;
 
@@ -576,8 +576,8 @@ impl Vcpu for Vmx {
         }
     }
 
-    fn posted(&self) -> Option<&'static PostedInterrupts> {
-        self.virtual_delivery.then_some(self.posted)
+    fn inbox(&self) -> Option<Inbox> {
+        self.virtual_delivery.then_some(Inbox::Descriptor(self.posted))
     }
 
     fn take_interrupts(&mut self) -> VirtualInterrupts {

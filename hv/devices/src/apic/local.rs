@@ -6,7 +6,7 @@
 use super::{Delivery, GeneralProtection, Message};
 use crate::clock::{self, MIN_PERIOD};
 use monovisor_arch::layout::{LAPIC_BASE, MAX_VCPUS};
-use monovisor_arch::{PostedInterrupts, VirtualInterrupts};
+use monovisor_arch::{Inbox, VirtualInterrupts};
 
 /// Frequency of the bus clock that the timer divides: its ticks are nanoseconds.
 pub const TIMER_HZ: u64 = 1_000_000_000;
@@ -203,7 +203,7 @@ pub struct LocalApic {
     /// What the processor is to be called for: [`LOOK`], [`NOTIFY`].
     attention: u32,
     /// Where interrupts for it go while it delivers them by itself, and runs.
-    posted: Option<&'static PostedInterrupts>,
+    posted: Option<Inbox>,
     /// The deadline that it was last told to look at.
     told_deadline: Option<u64>,
 }
@@ -460,7 +460,7 @@ impl LocalApic {
     /// Gives the interrupts away to a processor that delivers them by itself. Until they come back, there are only those here
     /// that have come since, but for those whose trigger mode it knows: they go to `posted`, where that is given. What is in
     /// service is as it was.
-    pub fn hand_over(&mut self, posted: Option<&'static PostedInterrupts>) -> VirtualInterrupts {
+    pub fn hand_over(&mut self, posted: Option<Inbox>) -> VirtualInterrupts {
         self.posted = posted;
         let requests = core::mem::replace(&mut self.requests, Vectors::new()).words;
         VirtualInterrupts { requests, in_service: self.in_service.words, told: self.trigger_level.words }

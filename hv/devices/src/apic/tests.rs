@@ -1,6 +1,6 @@
 use super::local::{CpuRequest, LOOK, LocalApic, Lvt, MSR_APIC_BASE, MSR_TSC_DEADLINE, MSR_X2APIC, NOTIFY};
 use super::{Delivery, GeneralProtection, LocalApics, Message};
-use monovisor_arch::{PostedInterrupts, VirtualInterrupts};
+use monovisor_arch::{ApicPage, Inbox, PostedInterrupts, VirtualInterrupts, apic_page::register};
 
 const ID: u64 = 0x20;
 const TPR: u64 = 0x80;
@@ -98,7 +98,7 @@ fn interrupts_for_a_processor_that_runs_are_posted() {
     let mut apic = apic();
     apic.accept(Delivery::Fixed, 0x91, true);
     apic.take_attention();
-    let lent = apic.hand_over(Some(&POSTED));
+    let lent = apic.hand_over(Some(Inbox::Descriptor(&POSTED)));
     apic.accept(Delivery::Fixed, 0x41, false);
     assert_eq!((apic.take_attention(), apic.highest_request()), (NOTIFY, None));
     apic.accept(Delivery::Fixed, 0x41, false);
@@ -114,16 +114,29 @@ fn interrupts_for_a_processor_that_runs_are_posted() {
     apic.take_back(&lent);
     apic.accept(Delivery::Fixed, 0x43, false);
     assert_eq!((apic.take_attention(), POSTED.outstanding()), (LOOK, false));
-    apic.hand_over(Some(&POSTED));
+    apic.hand_over(Some(Inbox::Descriptor(&POSTED)));
     apic.accept(Delivery::Init, 0, false);
     write(&mut apic, SVR, 0x1ff);
     apic.accept(Delivery::Fixed, 0x44, false);
     assert_eq!((apic.take_attention(), POSTED.outstanding()), (LOOK, false));
-    apic.hand_over(Some(&POSTED));
+    apic.hand_over(Some(Inbox::Descriptor(&POSTED)));
     apic.reset();
     write(&mut apic, SVR, 0x1ff);
     apic.accept(Delivery::Fixed, 0x45, false);
     assert_eq!((apic.take_attention(), POSTED.outstanding()), (LOOK, false));
+}
+
+#[test]
+fn interrupts_for_a_processor_that_reads_a_page_are_left_in_the_page() {
+    static PAGE: ApicPage = ApicPage::new();
+    let mut apic = apic();
+    apic.take_attention();
+    apic.hand_over(Some(Inbox::Page(&PAGE)));
+    for _ in 0..2 {
+        apic.accept(Delivery::Fixed, 0x41, false);
+        assert_eq!((apic.take_attention(), apic.highest_request()), (NOTIFY, None));
+    }
+    assert_eq!(PAGE.swap(register::IRR, &[0; 8]), [0, 0, 2, 0, 0, 0, 0, 0]);
 }
 
 #[test]

@@ -136,6 +136,8 @@ pub struct CpuOption<'a> {
     pub features: Vec<(&'a str, bool), MAX_CPU_FEATURES>,
     /// `x-posted=off`: the rig's processor is not to take posted interrupts by itself.
     pub no_posted: bool,
+    /// `x-avic=off`: the rig's processor is not to deliver interrupts by AVIC.
+    pub no_avic: bool,
 }
 
 /// `-serial`: what is said about one port.
@@ -394,6 +396,7 @@ impl<'a> Options<'a> {
             },
             features: Vec::new(),
             no_posted: false,
+            no_avic: false,
         };
         for part in parts {
             let feature = if let Some(name) = part.strip_prefix('+') {
@@ -409,6 +412,10 @@ impl<'a> Options<'a> {
             };
             if feature.0 == "x-posted" {
                 cpu.no_posted = !feature.1;
+                continue;
+            }
+            if feature.0 == "x-avic" {
+                cpu.no_avic = !feature.1;
                 continue;
             }
             cpu.features.push(feature).map_err(|_| (part, OptionProblem::TooMany(MAX_CPU_FEATURES)))?;

@@ -191,7 +191,7 @@ pub const OPTIONS: &[OptionInfo] = &[
     option("serial", true, "", &[], Action::Serial),
     // `comN`: one more monitor, on another serial port of the rig.
     option("qmp", true, "", &[], Action::Qmp),
-    // `host|base[,+FEATURE|,-FEATURE|,FEATURE=on|off]...`: CPU model; `x-posted` is none of the guest's features.
+    // `host|base[,+FEATURE|,-FEATURE|,FEATURE=on|off]...`: CPU model; `x-posted` and `x-avic` are none of the guest's features.
     option("cpu", true, "", &[], Action::Cpu),
     // `DRIVER[,KEY=VALUE]...`: a device of the guest.
     group(GroupKind::Device, &[]),
