@@ -139,7 +139,7 @@ fn play(board: Board, settings: Settings, processors: u32) -> Result<()> {
         vec![member("fuzz", &kernel), member("disk.img", &disk)],
     )?;
     rig.processors = processors;
-    rig.parallel = true;
+    rig.parallel = rig::parallel();
     let mut driver = Driver {
         rig: Running::start(&rig)?,
         settings,

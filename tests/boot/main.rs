@@ -38,7 +38,7 @@ use xtask::board::Board;
 use xtask::process;
 
 /// The whole run ends by then, whatever happens.
-const RUN_LIMIT: Duration = Duration::from_secs(52 * 60);
+const RUN_LIMIT: Duration = Duration::from_secs(45 * 60);
 
 /// Boot tests of Monovisor.
 #[derive(Parser, Debug)]
@@ -58,6 +58,9 @@ struct Options {
     /// Round of its seed that the hostile guest begins with
     #[arg(long, default_value = "0")]
     round: u64,
+    /// QEMU emulates each processor of our own guests' rigs by a thread of its own
+    #[arg(long)]
+    parallel: bool,
     /// Name the groups and end
     #[arg(long)]
     list: bool,
@@ -114,6 +117,7 @@ fn main() -> ExitCode {
             && group.name.contains(&options.only)
     };
     fuzz::configure(options.seed, options.exits, options.round);
+    rig::set_parallel(options.parallel);
     if options.list {
         for group in GROUPS.iter().filter(wanted) {
             println!("{}::{}", group.board.name(), group.name);

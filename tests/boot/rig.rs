@@ -4,6 +4,7 @@ use crate::console::Console;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use xtask::board::Board;
 use xtask::bridge::{Bridge, Protocol};
@@ -64,6 +65,18 @@ pub fn describe(board: Board, name: &str, options: Vec<String>, members: Vec<Mem
     rig.options = options;
     rig.members = members;
     Ok(rig)
+}
+
+static PARALLEL: AtomicBool = AtomicBool::new(false);
+
+/// Whether rigs of our own guests get a thread of QEMU's for each processor; see [`Rig::parallel`] for what may come of it.
+pub fn set_parallel(parallel: bool) {
+    PARALLEL.store(parallel, Ordering::Relaxed);
+}
+
+/// As [`set_parallel`] was told.
+pub fn parallel() -> bool {
+    PARALLEL.load(Ordering::Relaxed)
 }
 
 /// A rig that is running.

@@ -53,7 +53,7 @@ pub struct Rig {
     /// The rig's processors.
     pub processors: u32,
     /// QEMU: each processor has a thread of its own, and they really run at the same time. The host then may be ended by a
-    /// fault of QEMU's, see [`qemu`]: in seconds of a small guest it is not to be expected, in many boots of a Linux it is.
+    /// fault of QEMU's, see [`qemu`]: with our own guests, on some machines in seconds.
     pub parallel: bool,
     /// QEMU: time is counted in instructions (one a nanosecond), so that a run can be repeated.
     pub deterministic: bool,
