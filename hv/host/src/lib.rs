@@ -19,6 +19,7 @@ pub mod entropy;
 pub mod frames;
 pub mod interrupts;
 pub mod log;
+pub mod machine_check;
 pub mod mem;
 mod mtrr;
 pub mod paging;

@@ -7,6 +7,7 @@ use monovisor_arch::state::bits;
 use monovisor_arch::{Event, Exit, Gpr, IoExit, MemoryAccess, MemoryExit, Vcpu, vector};
 use monovisor_cpu::control;
 use monovisor_devices::Pc;
+use monovisor_host::machine_check;
 use monovisor_insn::{self as insn, Encoding, OpcodeMap};
 
 use super::{Activity, Cold, Halt, Machine, Step};
@@ -67,7 +68,7 @@ impl Machine<dyn Vcpu> {
             Exit::Shutdown => Step::Stop(Halt::TripleFault),
             // A physical INIT or SIPI is not the guest's business.
             Exit::Init | Exit::StartUp(_) => Step::Service,
-            Exit::MachineCheck => Step::Stop(Halt::MachineCheck),
+            Exit::MachineCheck => self.machine_check(),
             Exit::EntryFailed(failure) => Step::Stop(Halt::EntryFailed(failure)),
             Exit::TaskSwitch(switch) => self.task_switch(&switch),
             Exit::Unexpected(code) => Step::Stop(Halt::Unexpected(code)),
@@ -79,6 +80,20 @@ impl Machine<dyn Vcpu> {
     fn exception(&mut self, event: Event) -> Step {
         self.inject(event);
         Step::Continue
+    }
+
+    /// A machine check is the guest's as long as the processor can go on: one that has not enabled it, or is busy with another one,
+    /// shuts down (SDM vol. 3, 17.3.1.2; APM vol. 2, 9.3.1).
+    #[cold]
+    fn machine_check(&mut self) -> Step {
+        if !machine_check::take() {
+            return Step::Stop(Halt::MachineCheck);
+        }
+        let enabled = self.vcpu.control().cr4 & bits::CR4_MCE != 0;
+        if !enabled || !self.msrs.begin_machine_check() {
+            return Step::Stop(Halt::TripleFault);
+        }
+        self.exception(Event::exception(vector::MC))
     }
 
     fn general_protection(&mut self) -> Step {

@@ -38,6 +38,9 @@ const VM_CR_SVMDIS_LOCK: u64 = 1 << 3 | 1 << 4;
 const HWCR_TSC_FREQ_SEL: u64 = 1 << 24;
 /// DE_CFG: LFENCE serialises.
 const DE_CFG_LFENCE: u64 = 1 << 1;
+/// MCG_STATUS: what was interrupted can go on; a machine check is in progress.
+const MCG_STATUS_RIPV: u64 = 1;
+const MCG_STATUS_MCIP: u64 = 1 << 2;
 /// MISC_ENABLE: fast strings, BTS and PEBS not there.
 const MISC_ENABLE: u64 = 1 | 1 << 11 | 1 << 12;
 /// MTRRcap: VCNT, fixed ranges, write-combining.
@@ -54,6 +57,7 @@ pub struct Msrs {
     mtrr_def_type: u64,
     mtrr_variable: [u64; VARIABLE_RANGES * 2],
     mtrr_fixed: [u64; FIXED_RANGES],
+    mcg_status: u64,
 }
 
 const fn memory_type(value: u64) -> bool {
@@ -68,6 +72,7 @@ impl Msrs {
             mtrr_def_type: MTRR_DEF_TYPE,
             mtrr_variable: [0; VARIABLE_RANGES * 2],
             mtrr_fixed: [0x0606_0606_0606_0606; FIXED_RANGES],
+            mcg_status: 0,
         }
     }
 
@@ -78,6 +83,14 @@ impl Msrs {
             MTRR_FIX_4K..=0x26f => Some((index - MTRR_FIX_4K) as usize + 3),
             _ => None,
         }
+    }
+
+    /// A machine check is reported: the guest can go on behind it. False where the one before has not ended, which shuts a
+    /// processor down (SDM vol. 3, 17.3.1.2).
+    pub fn begin_machine_check(&mut self) -> bool {
+        let first = self.mcg_status & MCG_STATUS_MCIP == 0;
+        self.mcg_status = MCG_STATUS_MCIP | MCG_STATUS_RIPV;
+        first
     }
 
     /// RDMSR.
@@ -94,7 +107,8 @@ impl Msrs {
             IA32_MTRRCAP => Ok(MTRR_CAP),
             IA32_MTRR_DEF_TYPE => Ok(self.mtrr_def_type),
             // No machine-check banks.
-            IA32_MCG_CAP | IA32_MCG_STATUS | IA32_DEBUGCTL => Ok(0),
+            IA32_MCG_CAP | IA32_DEBUGCTL => Ok(0),
+            IA32_MCG_STATUS => Ok(self.mcg_status),
             // A microcode revision above every one that an erratum check asks for.
             IA32_BIOS_SIGN_ID => Ok(0xffff_ffff << if self.intel { 32 } else { 0 }),
             IA32_PLATFORM_ID if self.intel => Ok(0),
@@ -137,9 +151,14 @@ impl Msrs {
                 self.mtrr_def_type = value;
                 Ok(())
             }
-            // Starting a microcode update or clearing a status that is clear.
+            // Starting a microcode update.
             IA32_BIOS_SIGN_ID => Ok(()),
-            IA32_MCG_STATUS | IA32_DEBUGCTL if value == 0 => Ok(()),
+            // Nothing but 0 may be written (SDM vol. 3, 17.3.1.2).
+            IA32_MCG_STATUS if value == 0 => {
+                self.mcg_status = 0;
+                Ok(())
+            }
+            IA32_DEBUGCTL if value == 0 => Ok(()),
             IA32_MISC_ENABLE if self.intel && value == MISC_ENABLE => Ok(()),
             // Linux sets HWCR's and NB_CFG's errata bits on old families, and LFENCE's where it is clear.
             HWCR | NB_CFG if !self.intel => Ok(()),
@@ -156,6 +175,10 @@ mod tests {
     #[test]
     fn mtrrs_keep_what_is_legal() {
         let mut msrs = Msrs::new(true);
+        assert!(msrs.begin_machine_check() && !msrs.begin_machine_check());
+        assert_eq!((msrs.read(0x17a), msrs.write(0x17a, 1)), (Ok(5), Err(Refused)));
+        assert_eq!((msrs.write(0x17a, 0), msrs.read(0x17a)), (Ok(()), Ok(0)));
+        assert!(msrs.begin_machine_check());
         assert_eq!(msrs.write(0x200, 0x8000_0006), Ok(()));
         assert_eq!(msrs.read(0x200), Ok(0x8000_0006));
         assert_eq!(msrs.write(0x200, 2), Err(Refused), "type 2 is reserved");
