@@ -351,6 +351,9 @@ fn native_and_emulated_results_are_the_same() {
             before.gpr[6] = MIDDLE + bench.random.below(16);
             before.gpr[7] = MIDDLE + bench.random.below(16) + 64 * bench.random.below(2);
             if narrow {
+                // Without an iteration nothing comes to the emulator, and what becomes of the upper halves is the maker's choice:
+                // Intel's processors clear some of them.
+                before.gpr[1] = before.gpr[1].max(1);
                 for register in [1, 6, 7] {
                     before.gpr[register] |= bench.random.next() << 32;
                 }
