@@ -35,6 +35,11 @@ impl ApicPage {
         self.0.get(number)?.first()
     }
 
+    /// Reads a register.
+    pub fn read(&self, number: usize) -> u32 {
+        self.register(number).map_or(0, |register| register.load(Ordering::Relaxed))
+    }
+
     /// Writes a register.
     pub fn write(&self, number: usize, value: u32) {
         if let Some(register) = self.register(number) {
@@ -83,7 +88,7 @@ mod tests {
         let page = ApicPage::new();
         assert_eq!((size_of_val(&page), align_of_val(&page)), (4096, 4096));
         page.write(register::TPR, 0x30);
-        assert_eq!(page.0[0x80 / 16][0].load(Ordering::Relaxed), 0x30);
+        assert_eq!((page.0[0x80 / 16][0].load(Ordering::Relaxed), page.read(register::TPR)), (0x30, 0x30));
         page.post(0x21);
         page.post(0xff);
         assert_eq!(page.0[0x210 / 16][0].load(Ordering::Relaxed), 2);
@@ -94,5 +99,6 @@ mod tests {
         page.end(0x95);
         assert_eq!(page.swap(register::ISR, &[0; 8]), [0, 1, 0, 0, 0, 0, 0, 0]);
         page.write(256, 1);
+        assert_eq!(page.read(256), 0);
     }
 }

@@ -43,6 +43,8 @@ impl Svm {
             return;
         }
         self.avic = on;
+        // The page has not followed CR8 meanwhile, and an entry does not make it.
+        self.apic.write(register::TPR, self.task_priority().into());
         self.memory.msrs.open_write(END_OF_INTERRUPT, on);
         let control = self.control_mut();
         control.interrupt_control =

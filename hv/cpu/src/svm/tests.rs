@@ -377,8 +377,10 @@ fn avic_gives_way_to_windows_and_steps() {
     assert_eq!((control.apic_base, control.physical_ids & 0xfff), (0xfee0_0000, 0));
     svm.set_interrupt_window(true);
     assert_eq!(avic(&svm), AVIC_OFF);
+    // Meanwhile the guest writes CR8.
+    svm.control_mut().interrupt_control |= 5;
     svm.set_interrupt_window(false);
-    assert_eq!(avic(&svm), AVIC_ON);
+    assert_eq!((avic(&svm), svm.apic.read(register::TPR)), (AVIC_ON, 0x50));
     svm.set_nmi_window(true);
     assert_eq!(avic(&svm), AVIC_OFF);
     svm.set_nmi_window(false);
