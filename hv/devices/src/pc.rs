@@ -43,7 +43,7 @@ pub struct PcConfig {
     pub vcpus: u8,
     /// Frequency of the guest's TSC in Hz; guest TSC = virtual clock × this, plus the guest's own offset.
     pub tsc_hz: u64,
-    /// Physical address width of the virtual CPU in bits (CPUID.80000008H:EAX[7:0]).
+    /// Physical address width of the virtual CPU in bits (CPUID 8000_0008, EAX bits 7:0).
     pub address_bits: u8,
     /// Guest RAM below 4 GiB in bytes.
     pub low_ram: u64,

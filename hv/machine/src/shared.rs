@@ -6,7 +6,7 @@
 //! an exit. It is held for one access, with interrupts off, and nothing waits while it is held. What needs no device
 //! (CPUID, XSETBV, most MSRs, the ACPI PM timer, which is the time in another unit) takes no lock.
 //!
-//! Order of locks: a copy of registers ([`Shared::publish`]) is never held together with another lock; behind the
+//! Order of locks: a copy of registers (`Shared::publish`) is never held together with another lock; behind the
 //! device lock come those of the parts that devices are connected to: a serial line, the file store, the second-level
 //! mapping, the trace's ring, the log. Nobody takes the device lock while he holds one of these.
 //!

@@ -1,7 +1,7 @@
 //! The human monitor: what `human-monitor-command` runs, in QEMU 2.8's words.
 //!
 //! A command's answer is made line by line, by number, so that an answer of any length leaves through a small buffer
-//! while the guest runs. A new command is a row of [`COMMANDS`] and an arm of [`Hmp::start`].
+//! while the guest runs. A new command is a row of `COMMANDS` and an arm of [`Hmp::start`].
 
 mod expression;
 mod memory;

@@ -2,7 +2,7 @@
 //!
 //! There is one guest, and each of its processors stays on a physical one, so no guest can learn of another. What it must
 //! not learn is the host's memory: what the operator sends, the store, the options. [`decide`] says once for each processor
-//! what its chip needs; [`Barriers`] does it around each entry, with nothing but one test of a bit where nothing is needed.
+//! what its chip needs; `Barriers` does it around each entry, with nothing but one test of a bit where nothing is needed.
 //!
 //! | leak | what is done |
 //! |---|---|

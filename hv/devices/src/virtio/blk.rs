@@ -1,7 +1,7 @@
 //! The block device (virtio 1.2, 5.2).
 //!
 //! Requests are carried out while the driver's notification is handled, all that there are, and answered by one
-//! interrupt at most. What would take long is cut: after [`TURN`] bytes the rest waits for the next poll.
+//! interrupt at most. What would take long is cut: after `TURN` bytes the rest waits for the next poll.
 //!
 //! A request that the medium fails, and that the guest is to be stopped for, goes back into its queue: whoever serves the
 //! devices is told and stops the guest, and the next poll tries it again.

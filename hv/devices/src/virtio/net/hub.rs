@@ -2,11 +2,11 @@
 //!
 //! A frame is copied once, from the buffers of the card that sends it to those of each card whose filter wants it, while the
 //! sender's notification is handled. What its checksum and its segments lack is passed on to a driver that takes it so;
-//! for others [`super::segment`] completes it.
+//! for others `segment` completes it.
 //!
 //! A card that is off, or without a link, gets nothing, as a switch's port. A card that has no buffers just now makes the
 //! sender wait: a stream between two cards of one guest would lose what the receiver could take a moment later. The frame
-//! stays in the sender's ring, until the receiver has buffers again or [`PATIENCE`] is over; then frames that find no room
+//! stays in the sender's ring, until the receiver has buffers again or `PATIENCE` is over; then frames that find no room
 //! are dropped until one finds some. Of several cards, those without room lose what another one has taken.
 
 use heapless::Vec;
