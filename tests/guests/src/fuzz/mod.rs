@@ -15,6 +15,7 @@ pub mod sandbox;
 pub mod second;
 pub mod virtio;
 pub mod watchdog;
+pub mod x2apic;
 
 use crate::cpu::{outp, rdmsr, wrmsr};
 use crate::{apic, console, print, println};
@@ -68,11 +69,12 @@ pub struct Found {
 /// A kind of abuse, and how often it gets its turn.
 type Step = (u64, &'static str, fn(&mut Round));
 
-const STEPS_OF_A_ROUND: [Step; 14] = [
+const STEPS_OF_A_ROUND: [Step; 15] = [
     (24, "ports", devices::ports),
     (6, "strings", devices::strings),
     (24, "memory", devices::memory),
     (8, "apics", devices::apics),
+    (6, "x2apic", x2apic::step),
     (2, "timers", devices::timers),
     (2, "halts", devices::halts),
     (6, "pci", devices::pci),
